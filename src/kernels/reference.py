@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The executable specification: one plain PyTorch function per op.
+
+Clarity first: each is the formula of its algorithm. All run in any float dtype; statistics, softmax, sums over
+many terms and geometry are at least float32. Masks are finite, so rows without a single key give finite output.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from foldwright.kernels.registry import register
+from foldwright.randomness import uniform
+
+MASKED = -1e9  # added to the logits of masked keys; finite in bfloat16 and float32
+
+
+def upcast(x: Tensor) -> Tensor:
+    """float32 for narrower floats; float32 and float64 stay."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x W^T + b in the dtype of x: the activations' dtype alone decides the precision of a product."""
+    return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+
+@register("layer_norm", "reference")
+def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float = 1e-5) -> Tensor:
+    """LayerNorm over the last axis. weight and bias [c] or None."""
+    wide = upcast(x)
+    as_wide = [None if p is None else p.to(wide.dtype) for p in (weight, bias)]
+    return F.layer_norm(wide, x.shape[-1:], as_wide[0], as_wide[1], eps).to(x.dtype)
+
+
+@register("adaptive_layer_norm", "reference")
+def adaptive_layer_norm(
+    a: Tensor, s: Tensor, norm_s: Tensor, w_scale: Tensor, b_scale: Tensor, w_shift: Tensor
+) -> Tensor:
+    """AF3 Algorithm 26. a [..., c_a], s [..., c_s] broadcastable; returns [..., c_a] in the dtype of s.
+
+    The residual stream a may be wider than the conditioning s: the dtype of s is that of the block's products.
+    """
+    a = layer_norm(a, None, None).to(s.dtype)
+    s = layer_norm(s, norm_s, None)
+    return torch.sigmoid(linear(s, w_scale, b_scale)) * a + linear(s, w_shift)
+
+
+@register("transition", "reference")
+def transition(x: Tensor, norm_w: Tensor, norm_b: Tensor, w_in: Tensor, w_out: Tensor) -> Tensor:
+    """AF3 Algorithm 11 (SwiGLU). x [..., c], w_in [2 n c, c] (a above b), w_out [c, n c]; returns the update."""
+    a, b = linear(layer_norm(x, norm_w, norm_b), w_in).chunk(2, dim=-1)
+    return linear(F.silu(a) * b, w_out)
+
+
+@register("triangle_multiplication", "reference")
+def triangle_multiplication(
+    z: Tensor,
+    mask: Tensor,
+    norm_in_w: Tensor,
+    norm_in_b: Tensor,
+    w_in: Tensor,
+    norm_out_w: Tensor,
+    norm_out_b: Tensor,
+    w_out: Tensor,
+    w_gate: Tensor,
+    outgoing: bool,
+) -> Tensor:
+    """AF3 Algorithms 12 (outgoing) and 13 (incoming); returns the update [B, N, N, c].
+
+    z [B, N, N, c]; mask [B, N] of tokens; w_in [4 c, c]: gates of a and b, then values of a and b.
+    """
+    x = layer_norm(z, norm_in_w, norm_in_b)
+    gates, values = linear(x, w_in).chunk(2, dim=-1)
+    pair_mask = (mask[:, :, None] & mask[:, None, :])[..., None]
+    a, b = (torch.sigmoid(gates) * values * pair_mask).chunk(2, dim=-1)
+    product = torch.einsum("bikc,bjkc->bijc" if outgoing else "bkic,bkjc->bijc", a, b)
+    return linear(layer_norm(product, norm_out_w, norm_out_b), w_out) * torch.sigmoid(linear(x, w_gate))
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """softmax(q k^T / √c + bias) v with logits and softmax in float32. q, k, v [..., S, H, c], bias [..., H, S, T]."""
+    logits = torch.einsum("...qhc,...khc->...hqk", upcast(q) * q.shape[-1] ** -0.5, upcast(k)) + upcast(bias)
+    return torch.einsum("...hqk,...khc->...qhc", logits.softmax(-1).to(v.dtype), v)
+
+
+@register("triangle_attention", "reference")
+@register("attention_pair_bias", "reference")
+def shared_bias_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, gate: Tensor) -> Tensor:
+    """σ(gate) ⊙ softmax(q·k/√c + bias) v, the bias shared by the axis S.
+
+    AF3 Algorithm 14's core with S the rows i of z (15: of its transpose), and Algorithm 24's with S the diffusion
+    samples. q, k, v [B, S, N, H, c]; bias [B, H, N, N], the key mask folded in; gate [B, S, N, H c]. Returns
+    [B, S, N, H c].
+    """
+    return _attend(q, k, v, bias[:, None]).flatten(-2) * torch.sigmoid(gate)
+
+
+@register("window_attention", "reference")
+def window_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, gate: Tensor) -> Tensor:
+    """AF3 Algorithm 7, core. q [B, D, W, Q, H, c]; k, v [B, D, W, K, H, c]; bias [B, W, H, Q, K], mask folded in.
+
+    gate [B, D, W, Q, H c]. Returns σ(gate) ⊙ attention, [B, D, W, Q, H c].
+    """
+    return _attend(q, k, v, bias[:, None]).flatten(-2) * torch.sigmoid(gate)
+
+
+@register("outer_product_mean", "reference")
+def outer_product_mean(a: Tensor, b: Tensor, mask: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """AF3 Algorithm 9 after its norm and projections. a, b [B, M, N, c]; mask [B, M] of rows; weight [c_z, c c].
+
+    Masked mean over rows; returns [B, N, N, c_z]. As in DeepMind's code the projection precedes the division.
+    Rows are summed in the dtype's own product (float32 accumulation); counts are float32.
+    """
+    a = a * mask[:, :, None, None]
+    outer = torch.einsum("bmic,bmjd->bijcd", a, b).flatten(-2)
+    count = upcast(mask.to(a.dtype)).sum(1)[:, None, None, None]
+    return (upcast(linear(outer, weight, bias)) / (count + 1e-3)).to(a.dtype)
+
+
+@register("pair_weighted_average", "reference")
+def pair_weighted_average(v: Tensor, logits: Tensor, gate: Tensor) -> Tensor:
+    """AF3 Algorithm 10, core. v [B, M, N, H, c]; logits [B, H, N, N], key mask folded in; gate [B, M, N, H c]."""
+    weights = upcast(logits).softmax(-1).to(v.dtype)
+    return torch.einsum("bhij,bmjhc->bmihc", weights, v).flatten(-2) * torch.sigmoid(gate)
+
+
+@register("dropout_residual", "reference")
+def dropout_residual(x: Tensor, update: Tensor, seed: Tensor, rate: float, shared_axis: int) -> Tensor:
+    """x + dropout(update), the mask shared along `shared_axis` (AF2's row- and column-wise dropout).
+
+    x, update [B, ...]; seed int64 [B]. The mask is counter-based: recomputation gives the same one.
+    """
+    if rate == 0.0:
+        return x + update
+    shape = list(update.shape[1:])
+    shape[shared_axis - 1] = 1
+    keep = uniform(seed, tuple(shape)) >= rate
+    return x + update * (keep.to(update.dtype) / (1.0 - rate))
+
+
+@register("smooth_lddt", "reference")
+def smooth_lddt(x: Tensor, x_true: Tensor, mask: Tensor, is_nucleotide: Tensor) -> Tensor:
+    """AF3 Algorithm 27: 1 - smooth LDDT, [B, D]. x, x_true [B, D, A, 3] Å; mask and is_nucleotide [B, A] bool.
+
+    Pairs count when both atoms are resolved, differ, and lie within 15 Å (30 Å if the first is a nucleotide's)
+    in the truth.
+    """
+    delta_true = _distances(x_true)
+    radius = torch.where(is_nucleotide, 30.0, 15.0)[:, None, :, None]
+    included = (delta_true < radius) & (mask[:, None, :, None] & mask[:, None, None, :])
+    included = included & ~torch.eye(x.shape[2], dtype=torch.bool, device=x.device)
+    error = (delta_true - _distances(x)).abs()
+    score = sum(torch.sigmoid(cut - error) for cut in (0.5, 1.0, 2.0, 4.0)) * 0.25
+    weight = included.to(x.dtype)
+    return 1.0 - (score * weight).sum((-1, -2)) / weight.sum((-1, -2)).clamp(min=1.0)
+
+
+def _distances(x: Tensor) -> Tensor:
+    """Pairwise distances [..., A, A]; the 1e-10 under the root keeps the gradient finite at zero distance."""
+    return ((x[..., :, None, :] - x[..., None, :, :]).square().sum(-1) + 1e-10).sqrt()
+
+
+@register("weighted_rigid_align", "reference")
+@torch.no_grad()
+def weighted_rigid_align(moving: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """AF3 Algorithm 28: the proper rigid motion of `moving` nearest to `target`, without gradient.
+
+    moving, target [..., A, 3] Å; weight [..., A] >= 0, zero where an atom does not count. Float32 or float64.
+    Sets of rank below two (fewer than three atoms, collinear atoms) are only centred.
+    """
+    total = weight.sum(-1)[..., None, None].clamp(min=1e-8)
+    w = weight[..., None]
+    mean_moving = (moving * w).sum(-2, keepdim=True) / total
+    mean_target = (target * w).sum(-2, keepdim=True) / total
+    centred = moving - mean_moving
+    covariance = (((target - mean_target) * w).transpose(-1, -2) @ centred) / total
+    u, s, vt = torch.linalg.svd(covariance)
+    flip = torch.ones_like(s)
+    flip[..., 2] = torch.det(u @ vt).sign()
+    rotation = u @ (flip[..., None] * vt)
+    degenerate = s[..., 1] <= 1e-6 * s[..., 0].clamp(min=1e-12)
+    rotation = torch.where(degenerate[..., None, None], torch.eye(3, dtype=u.dtype, device=u.device), rotation)
+    return centred @ rotation.transpose(-1, -2) + mean_target

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention with pair bias (AF3 Algorithm 24), its bias maps, and its adaptively conditioned form."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from foldwright.kernels import Ops
+from foldwright.kernels.reference import MASKED
+from foldwright.layers.linear import Linear, initialise
+from foldwright.layers.norm import AdaLN, LayerNorm
+
+
+def mask_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Key mask [..., K] as an additive bias [..., 1, 1, K]: 0 for keys that count, -1e9 for the others."""
+    return ((~mask).to(dtype) * MASKED)[..., None, None, :]
+
+
+class PairBias(nn.Module):
+    """Bias maps of one or several attention blocks from one pair tensor: LinearNoBias(LN(z)) a block.
+
+    z is normalised once; each block's LN scale (and offset) is folded into its projection, so all maps come
+    from one product. The same numbers as one LN and one projection a block.
+    """
+
+    def __init__(self, c_z: int, heads: int, ops: Ops, *, blocks: int = 1, offset: bool = False) -> None:
+        super().__init__()
+        self.ops, self.heads, self.blocks = ops, heads, blocks
+        self.scale = nn.Parameter(torch.ones(blocks, c_z))
+        self.offset = nn.Parameter(torch.zeros(blocks, c_z)) if offset else None
+        self.weight = nn.Parameter(torch.empty(blocks * heads, c_z))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.scale)
+        if self.offset is not None:
+            nn.init.zeros_(self.offset)
+        initialise(self.weight, "default")
+
+    def forward(self, z: Tensor, key_mask: Tensor) -> list[Tensor]:
+        """z [B, ..., Q, K, c_z], key_mask [B, ..., K] -> `blocks` maps [B, ..., H, Q, K] in the dtype of z."""
+        weight = self.weight.unflatten(0, (self.blocks, self.heads))
+        folded = (weight * self.scale[:, None]).flatten(0, 1).to(z.dtype)
+        bias = torch.nn.functional.linear(self.ops.layer_norm(z, None, None), folded)
+        if self.offset is not None:
+            bias = bias + (weight * self.offset[:, None]).sum(-1).flatten().to(z.dtype)
+        maps = bias.movedim(-1, -3).unflatten(-3, (self.blocks, self.heads))
+        masked = maps + mask_bias(key_mask, z.dtype)[..., None, :, :, :]
+        return [bias_map.contiguous() for bias_map in masked.unbind(-4)]
+
+
+class AttentionPairBias(nn.Module):
+    """AF3 Algorithm 24 without conditioning; returns the update of a [B, D, N, c]. Zero at initialisation."""
+
+    def __init__(self, channels: int, heads: int, ops: Ops) -> None:
+        super().__init__()
+        self.ops, self.heads = ops, heads
+        self.norm = LayerNorm(channels, ops)
+        self.query = Linear(channels, channels, bias=True)
+        self.key_value = Linear(channels, 2 * channels)
+        self.gate = Linear(channels, channels, init="zero")
+        self.out = Linear(channels, channels, init="zero")
+
+    def forward(self, a: Tensor, bias: Tensor) -> Tensor:
+        """bias [B, H, N, N] from PairBias, the key mask folded in."""
+        a = self.norm(a)
+        q = self.query(a).unflatten(-1, (self.heads, -1))
+        k, v = self.key_value(a).unflatten(-1, (2, self.heads, -1)).unbind(-3)
+        return self.out(self.ops.attention_pair_bias(q, k, v, bias, self.gate(a)))
+
+
+class ConditionedAttentionPairBias(nn.Module):
+    """AF3 Algorithm 24 with AdaLN conditioning; update of a [B, D, N, c_a] given s [B, D, N, c_s].
+
+    The output projection has the normal initialisation, the gate starts at σ(-2) (as DeepMind's code).
+    """
+
+    def __init__(self, c_a: int, c_s: int, heads: int, ops: Ops) -> None:
+        super().__init__()
+        self.ops, self.heads = ops, heads
+        self.adaln = AdaLN(c_a, c_s, ops)
+        self.query = Linear(c_a, c_a, bias=True)
+        self.key_value = Linear(c_a, 2 * c_a)
+        self.gate = Linear(c_a, c_a, init="zero")
+        self.out = Linear(c_a, c_a)
+        self.out_gate = Linear(c_s, c_a, bias=True, init="adaln_zero_gate")
+
+    def forward(self, a: Tensor, s: Tensor, bias: Tensor) -> Tensor:
+        a = self.adaln(a, s)
+        q = self.query(a).unflatten(-1, (self.heads, -1))
+        k, v = self.key_value(a).unflatten(-1, (2, self.heads, -1)).unbind(-3)
+        out = self.ops.attention_pair_bias(q, k, v, bias, self.gate(a))
+        return torch.sigmoid(self.out_gate(s)) * self.out(out)

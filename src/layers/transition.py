@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SwiGLU transitions (AF3 Algorithms 11 and 25)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from foldwright.kernels import Ops
+from foldwright.layers.linear import Linear
+from foldwright.layers.norm import AdaLN, LayerNorm
+
+
+class Transition(nn.Module):
+    """AF3 Algorithm 11; returns the update of x [..., c]. Zero at initialisation."""
+
+    def __init__(self, channels: int, expansion: int, ops: Ops) -> None:
+        super().__init__()
+        self.ops = ops
+        self.norm = LayerNorm(channels, ops)
+        self.linear_in = Linear(channels, 2 * expansion * channels, init="relu")
+        self.linear_out = Linear(expansion * channels, channels, init="zero")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.ops.transition(
+            x, self.norm.weight, self.norm.bias, self.linear_in.weight, self.linear_out.weight
+        )
+
+
+class ConditionedTransition(nn.Module):
+    """AF3 Algorithm 25; returns the update of a [..., c_a] given s [..., c_s], in the dtype of s."""
+
+    def __init__(self, c_a: int, c_s: int, expansion: int, ops: Ops) -> None:
+        super().__init__()
+        self.adaln = AdaLN(c_a, c_s, ops)
+        self.linear_in = Linear(c_a, 2 * expansion * c_a, init="relu")
+        self.linear_out = Linear(expansion * c_a, c_a)
+        self.gate = Linear(c_s, c_a, bias=True, init="adaln_zero_gate")
+
+    def forward(self, a: Tensor, s: Tensor) -> Tensor:
+        hidden, value = self.linear_in(self.adaln(a, s)).chunk(2, dim=-1)
+        return torch.sigmoid(self.gate(s)) * self.linear_out(F.silu(hidden) * value)

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The diffusion losses (AF3 SI 3.7.1, eq. 2 to 6, Algorithm 27), one value per example and sample.
+
+All in float32 (or the coordinates' wider dtype). Examples without a resolved atom give zero, attached to the graph.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from foldwright.batch import Batch
+from foldwright.kernels import Ops
+from foldwright.vocabulary import MoleculeType
+
+NUCLEOTIDE_WEIGHT, LIGAND_WEIGHT = 5.0, 10.0  # α_dna = α_rna and α_ligand of eq. 4
+
+
+def atom_molecule_type(batch: Batch) -> Tensor:
+    """Molecule type of every atom's chain, uint8 [B, A]."""
+    return torch.gather(batch.molecule_type, 1, batch.atom_to_token.long())
+
+
+def atom_weights(batch: Batch) -> Tensor:
+    """w_l of eq. 4, zero for unresolved atoms: float32 [B, A]."""
+    kind = atom_molecule_type(batch)
+    nucleotide = (kind == MoleculeType.RNA) | (kind == MoleculeType.DNA)
+    weight = 1.0 + NUCLEOTIDE_WEIGHT * nucleotide + LIGAND_WEIGHT * (kind == MoleculeType.LIGAND)
+    return weight * batch.atom_resolved
+
+
+def aligned_mse(x: Tensor, x_true: Tensor, weight: Tensor, resolved: Tensor, ops: Ops) -> Tensor:
+    """Eq. 3 with the truth aligned onto the prediction: [B, D] Å². x, x_true [B, D, A, 3], weight [B, A].
+
+    The mean runs over resolved atoms (not over the sum of weights).
+    """
+    weight = weight[:, None].to(x.dtype)
+    target = ops.weighted_rigid_align(x_true, x.detach(), weight.expand(x.shape[:-1]))
+    squared = (x - target).square().sum(-1)
+    n_resolved = resolved.sum(-1).clamp(min=1)[:, None].to(x.dtype)
+    return (weight * squared).sum(-1) / (3.0 * n_resolved)
+
+
+def bond_loss(x: Tensor, x_true: Tensor, batch: Batch) -> Tensor:
+    """Eq. 5: mean squared error of polymer-ligand bond lengths, [B, D] Å²; zero where there are none."""
+
+    def lengths(y: Tensor) -> Tensor:
+        index = batch.bond_atoms.long()[:, None, :, :, None]
+        index = index.expand(-1, y.shape[1], -1, -1, 3)
+        ends = torch.gather(y[:, :, None].expand(-1, -1, index.shape[2], -1, -1), 3, index)
+        return ((ends[..., 0, :] - ends[..., 1, :]).square().sum(-1) + 1e-10).sqrt()
+
+    counted = batch.bond_mask[:, None].to(x.dtype)
+    error = (lengths(x) - lengths(x_true)).square() * counted
+    return error.sum(-1) / counted.sum(-1).clamp(min=1.0)
+
+
+def smooth_lddt_loss(x: Tensor, x_true: Tensor, batch: Batch, ops: Ops, chunk: int) -> Tensor:
+    """Algorithm 27, [B, D]: `chunk` samples at a time, each recomputed in the backward pass.
+
+    So that A x A tensors of a single chunk exist at a time; the gradient is that of the unchunked loss.
+    """
+    kind = atom_molecule_type(batch)
+    nucleotide = (kind == MoleculeType.RNA) | (kind == MoleculeType.DNA)
+    parts = [
+        checkpoint(
+            ops.smooth_lddt,
+            x[:, start : start + chunk],
+            x_true[:, start : start + chunk],
+            batch.atom_resolved,
+            nucleotide,
+            use_reentrant=False,
+            preserve_rng_state=False,
+        )
+        for start in range(0, x.shape[1], chunk)
+    ]
+    return torch.cat(parts, 1)

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The structure stage's loss: AF3 SI eq. 6 and the terms of eq. 15 that train trunk and diffusion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from foldwright.batch import Batch
+from foldwright.diffusion.noise import NoisedSamples
+from foldwright.diffusion.precondition import loss_weight
+from foldwright.kernels import Ops
+from foldwright.losses.diffusion import aligned_mse, atom_weights, bond_loss, smooth_lddt_loss
+from foldwright.losses.distogram import distogram_loss
+
+
+@dataclass
+class LossConfig:
+    """Weights of AF3's initial training (spec 4.3, 7.1); `smooth_lddt_chunk` samples are held at a time."""
+
+    diffusion: float = 4.0
+    smooth_lddt: float = 1.0  # inside the diffusion loss
+    bond: float = 0.0  # inside the diffusion loss; 1 from fine-tuning on
+    distogram: float = 0.03
+    smooth_lddt_chunk: int = 4
+
+
+def structure_loss(
+    x_denoised: Tensor,
+    distogram_logits: Tensor,
+    noised: NoisedSamples,
+    batch: Batch,
+    config: LossConfig,
+    ops: Ops,
+) -> dict[str, Tensor]:
+    """Scalars, averaged over samples and examples: `loss` (to be minimised) and its unweighted terms.
+
+    x_denoised [B, D, A, 3] Å, distogram_logits [B, N, N, 64], float32. `weighted_mse` is w(t̂) L_MSE, about 1 for
+    protein at initialisation; terms whose weight is zero are not computed.
+    """
+    mse = aligned_mse(x_denoised, noised.x_true, atom_weights(batch), batch.atom_resolved, ops)
+    w = loss_weight(noised.t_hat)
+    terms = {"mse": mse, "weighted_mse": w * mse}
+    diffusion = terms["weighted_mse"]
+    if config.bond:
+        terms["bond"] = bond_loss(x_denoised, noised.x_true, batch)
+        diffusion = diffusion + config.bond * w * terms["bond"]
+    if config.smooth_lddt:
+        terms["smooth_lddt"] = smooth_lddt_loss(
+            x_denoised, noised.x_true, batch, ops, config.smooth_lddt_chunk
+        )
+        diffusion = diffusion + config.smooth_lddt * terms["smooth_lddt"]
+    terms["distogram"] = distogram_loss(distogram_logits, batch)
+    scalars = {name: term.mean() for name, term in terms.items()}
+    loss = config.diffusion * diffusion.mean() + config.distogram * scalars["distogram"]
+    return {"loss": loss, **scalars}

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The AlphaFold3-style network: trunk, diffusion module and distogram head (AF3 Algorithm 1).
+
+Precision follows the dtype of the activations (see layers.linear): `trunk_dtype` and `diffusion_dtype` choose
+it, parameters stay float32, and coordinates, norm statistics, softmax, residual streams of the diffusion module
+and logits of the heads are float32 in every case.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+import torch
+from torch import Tensor, nn
+
+from foldwright.batch import Batch
+from foldwright.diffusion.module import DiffusionConfig, DiffusionModule
+from foldwright.diffusion.noise import NoisedSamples
+from foldwright.diffusion.precondition import denoise
+from foldwright.diffusion.sampler import SamplerConfig, sample_diffusion
+from foldwright.kernels import Ops
+from foldwright.kernels.reference import upcast
+from foldwright.layers.linear import Linear
+from foldwright.layers.widths import Widths
+from foldwright.pairformer.trunk import Trunk, TrunkConfig
+from foldwright.randomness import key
+
+N_DISTOGRAM_BINS = 64
+
+
+class Precision(Enum):
+    """dtype of the products of a part of the network."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self is Precision.bfloat16 else torch.float32
+
+
+@dataclass
+class ModelConfig:
+    """Architecture and precision; the defaults are AF3's sizes."""
+
+    widths: Widths = field(default_factory=Widths)
+    trunk: TrunkConfig = field(default_factory=TrunkConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    trunk_dtype: Precision = Precision.bfloat16
+    diffusion_dtype: Precision = Precision.bfloat16
+
+
+@dataclass
+class Output:
+    """What a training step's losses and heads read. Float32 but for s_inputs, s, z (the trunk's dtype)."""
+
+    x_denoised: Tensor  # [B, D, A, 3] Å
+    distogram_logits: Tensor  # [B, N, N, 64]
+    s_inputs: Tensor  # [B, N, c_s_inputs]
+    s: Tensor  # [B, N, c_s]
+    z: Tensor  # [B, N, N, c_z]
+
+
+class DistogramHead(nn.Module):
+    """Symmetrised logits [B, N, N, 64] over representative-atom distances; zero at initialisation."""
+
+    def __init__(self, c_z: int) -> None:
+        super().__init__()
+        self.linear = Linear(c_z, N_DISTOGRAM_BINS, bias=True, init="zero")
+
+    def forward(self, z: Tensor) -> Tensor:
+        logits = self.linear(upcast(z))
+        return logits + logits.transpose(1, 2)
+
+
+class AlphaFold3(nn.Module):
+    """The whole network. The number of recycling cycles is the batch's axis R."""
+
+    def __init__(self, config: ModelConfig, ops: Ops) -> None:
+        super().__init__()
+        self.config = config
+        self.trunk = Trunk(config.trunk, config.widths, ops)
+        self.diffusion = DiffusionModule(config.diffusion, config.widths, ops)
+        self.distogram = DistogramHead(config.widths.pair)
+
+    def forward(self, batch: Batch, noised: NoisedSamples, seed: Tensor) -> Output:
+        """One trunk pass and D denoised copies. seed int64 [B] keys this step's dropout."""
+        s_inputs, s, z = self.trunk(batch, key(seed, "dropout"), self._dtype(self.config.trunk_dtype))
+        dtype = self._dtype(self.config.diffusion_dtype)
+        shared = self.diffusion.condition(batch, s_inputs.to(dtype), s.to(dtype), z.to(dtype))
+        x = denoise(self.diffusion, noised.x_noisy, noised.t_hat, shared)
+        return Output(x, self.distogram(z), s_inputs, s, z)
+
+    @torch.no_grad()
+    def sample(self, batch: Batch, n_samples: int, config: SamplerConfig, seed: Tensor) -> Tensor:
+        """Structures [B, D, A, 3] Å from noise (AF3 Algorithm 18). seed int64 [B]."""
+        s_inputs, s, z = self.trunk(batch, key(seed, "dropout"), self._dtype(self.config.trunk_dtype))
+        dtype = self._dtype(self.config.diffusion_dtype)
+        shared = self.diffusion.condition(batch, s_inputs.to(dtype), s.to(dtype), z.to(dtype))
+
+        def denoiser(x: Tensor, t_hat: Tensor) -> Tensor:
+            return denoise(self.diffusion, x, t_hat, shared)
+
+        return sample_diffusion(denoiser, batch.atom_mask, n_samples, config, key(seed, "sampler"))
+
+    def _dtype(self, wanted: Precision) -> torch.dtype:
+        """The configured dtype; a float64 model (references in tests) computes in float64 throughout."""
+        parameter = self.distogram.linear.weight.dtype
+        return parameter if parameter == torch.float64 else wanted.dtype

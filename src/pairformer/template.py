@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The template embedder (AF3 Algorithm 16).
+
+Readings: "=" instead of "+=" in line 9; four heads of 16; the mean runs over real templates only, so a batch
+without templates adds exactly zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from foldwright.batch import Batch
+from foldwright.geometry import frames, pairwise_distances, to_frames
+from foldwright.kernels import Ops
+from foldwright.layers.attention import mask_bias
+from foldwright.layers.linear import Linear
+from foldwright.layers.norm import LayerNorm
+from foldwright.layers.stack import Stack
+from foldwright.layers.widths import Widths
+from foldwright.pairformer.triangle import PairStack
+from foldwright.randomness import random_bits
+from foldwright.vocabulary import N_RESTYPES
+
+N_BINS, FIRST_BIN, BIN_WIDTH = 39, 3.25, 1.25  # 38 bins of 1.25 Å from 3.25 to 50.75 and one beyond
+N_PAIR_FEATURES = N_BINS + 1 + 3 + 1
+
+
+@dataclass
+class TemplateConfig:
+    """Defaults: AF3 with DeepMind's head width (4 x 16) and transition factor 2."""
+
+    blocks: int = 2
+    channels: int = 64
+    heads: int = 4
+    expansion: int = 2
+    dropout: float = 0.25
+
+
+def template_pair_features(batch: Batch, template: int) -> Tensor:
+    """distogram, pseudo-beta mask, unit vectors, frame mask, zero across chains: float32 [B, N, N, 44]."""
+    beta_mask = batch.template_pseudo_beta_mask[:, template]
+    frame_mask = batch.template_backbone_mask[:, template]
+    distance = pairwise_distances(batch.template_pseudo_beta[:, template])
+    bins = torch.floor((distance - FIRST_BIN) / BIN_WIDTH).clamp(max=N_BINS - 1).long()
+    one_hot = F.one_hot(bins.clamp(min=0), N_BINS) * (bins >= 0)[..., None]
+    beta_pair = (beta_mask[:, :, None] & beta_mask[:, None, :])[..., None].float()
+    atoms = batch.template_backbone[:, template]
+    rotation, origin = frames(atoms[:, :, 0], atoms[:, :, 1], atoms[:, :, 2])
+    local = to_frames(rotation, origin, atoms[:, :, 1])
+    unit = local / (local.square().sum(-1, keepdim=True) + 1e-10).sqrt()
+    frame_pair = (frame_mask[:, :, None] & frame_mask[:, None, :])[..., None].float()
+    same_chain = (batch.asym_id[:, :, None] == batch.asym_id[:, None, :])[..., None]
+    return torch.cat([one_hot * beta_pair, frame_pair, unit * frame_pair, beta_pair], -1) * same_chain
+
+
+class TemplateEmbedder(nn.Module):
+    """AF3 Algorithm 16: the update of z [B, N, N, c_z]."""
+
+    def __init__(self, config: TemplateConfig, widths: Widths, ops: Ops) -> None:
+        super().__init__()
+        c, heads = config.channels, config.heads
+        self.n_blocks = config.blocks
+        self.norm_z = LayerNorm(widths.pair, ops)
+        self.embed_z = Linear(widths.pair, c)
+        self.embed_pair = Linear(N_PAIR_FEATURES, c)
+        self.embed_restype_i = Linear(N_RESTYPES, c)
+        self.embed_restype_j = Linear(N_RESTYPES, c)
+        self.stack = Stack(
+            PairStack(c, heads, c // heads, config.expansion, config.dropout, ops)
+            for _ in range(config.blocks)
+        )
+        self.norm_out = LayerNorm(c, ops)
+        self.out = Linear(c, widths.pair, init="relu")
+
+    def forward(self, batch: Batch, z: Tensor, seed: Tensor) -> Tensor:
+        n_templates = batch.template_mask.shape[1]
+        seeds = random_bits(seed, (n_templates, self.n_blocks, PairStack.n_seeds))
+        embedded_z = self.embed_z(self.norm_z(z))
+        total = torch.zeros_like(embedded_z)
+        for template in range(n_templates):
+            total = total + self._one(batch, template, embedded_z, seeds[:, template])
+        count = batch.template_mask.sum(1).clamp(min=1)[:, None, None, None].to(z.dtype)
+        return self.out(F.relu(total / count))
+
+    def _one(self, batch: Batch, template: int, embedded_z: Tensor, seeds: Tensor) -> Tensor:
+        """LN of the pair stack's output for one template [B, N, N, c], zero where the template is padding."""
+        dtype = embedded_z.dtype
+        restype = F.one_hot(batch.template_restype[:, template].long(), N_RESTYPES).to(dtype)
+        v = embedded_z + self.embed_pair(template_pair_features(batch, template).to(dtype))
+        v = v + self.embed_restype_i(restype)[:, :, None] + self.embed_restype_j(restype)[:, None, :]
+        key_bias = mask_bias(batch.token_mask, dtype)
+        for index in range(self.n_blocks):
+            v = self.stack.run(index, v, batch.token_mask, key_bias, seeds[:, index])
+        return self.norm_out(v) * batch.template_mask[:, template, None, None, None]
