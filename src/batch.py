@@ -23,7 +23,9 @@ from foldwright.vocabulary import GAP
 
 @dataclass(frozen=True)
 class Feature:
-    """Declaration of one feature: its axes after B (letters or fixed sizes) and how it is stored and padded."""
+    """Declaration of one feature: its axes after B (letters or fixed sizes) and how it is stored and
+    padded.
+    """
 
     axes: tuple[str | int, ...]
     dtype: torch.dtype
@@ -124,7 +126,9 @@ class Batch:
         return sizes
 
     def check(self) -> Self:
-        """Raise ValueError unless shapes agree, dtypes are as declared, floats finite and indices in range."""
+        """Raise ValueError unless shapes agree, dtypes are as declared, floats finite and indices in
+        range.
+        """
         sizes = self.sizes()
         for name, feature in SCHEMA.items():
             tensor = getattr(self, name)
@@ -144,8 +148,10 @@ class Batch:
         current = self.sizes()
         for axis, size in sizes.items():
             if current[axis] > size:
-                raise ValueError(f"axis {axis} has size {current[axis]}, which does not fit its bucket of {size}; "
-                                 "raise the bucket or lower the crop")  # fmt: skip
+                raise ValueError(
+                    f"axis {axis} has size {current[axis]}, which does not fit its bucket of {size}; "
+                    "raise the bucket or lower the crop"
+                )
         padded = {}
         for name, feature in SCHEMA.items():
             tensor: Tensor = getattr(self, name)
@@ -176,6 +182,8 @@ def collate(examples: Sequence[Batch], buckets: Mapping[str, Sequence[int]]) -> 
     """
     all_sizes = [example.sizes() for example in examples]
     largest = {axis: max(sizes[axis] for sizes in all_sizes) for axis in all_sizes[0]}
-    target = {axis: round_up(size, buckets[axis]) if axis in buckets else size for axis, size in largest.items()}
+    target = {
+        axis: round_up(size, buckets[axis]) if axis in buckets else size for axis, size in largest.items()
+    }
     padded = [example.pad(target) for example in examples]
     return Batch(**{name: torch.stack([getattr(example, name) for example in padded]) for name in SCHEMA})

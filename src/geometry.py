@@ -33,7 +33,8 @@ def pairwise_distances(x: Tensor, eps: float = 1e-10) -> Tensor:
 
 
 def frames(a: Tensor, b: Tensor, c: Tensor, eps: float = 1e-10) -> tuple[Tensor, Tensor]:
-    """Frames by Gram-Schmidt on c - b, then a - b (AF2 Algorithm 21): rotation [..., 3, 3] (columns) and origin b.
+    """Frames by Gram-Schmidt on c - b, then a - b (AF2 Algorithm 21): rotation [..., 3, 3] (columns) and
+    origin b.
 
     Degenerate triples give finite, meaningless axes: mask them.
     """

@@ -2,8 +2,8 @@
 """The AlphaFold3-style network: trunk, diffusion module and distogram head (AF3 Algorithm 1).
 
 Precision follows the dtype of the activations (see layers.linear): `trunk_dtype` and `diffusion_dtype` choose
-it, parameters stay float32, and coordinates, norm statistics, softmax, residual streams of the diffusion module
-and logits of the heads are float32 in every case.
+it, parameters stay float32, and coordinates, norm statistics, softmax, residual streams of the diffusion
+module and logits of the heads are float32 in every case.
 """
 
 from __future__ import annotations

@@ -23,7 +23,9 @@ _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 
 def generator(seed: int, n: int, purpose: str) -> np.random.Generator:
     """The host generator of sample (or step) `n` for one purpose, independent of all others."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, n, zlib.crc32(purpose.encode())])))
+    return np.random.Generator(
+        np.random.Philox(np.random.SeedSequence([seed, n, zlib.crc32(purpose.encode())]))
+    )
 
 
 def _mix(x: Tensor) -> Tensor:

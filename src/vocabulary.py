@@ -18,11 +18,11 @@ class MoleculeType(IntEnum):
     LIGAND = 3
 
 
-AMINO_ACIDS = (
+AMINO_ACIDS = tuple(
     "ALA ARG ASN ASP CYS GLN GLU GLY HIS ILE LEU LYS MET PHE PRO SER THR TRP TYR VAL".split()
 )  # restype 0-19
-RNA_NUCLEOTIDES = "A G C U".split()  # restype 21-24
-DNA_NUCLEOTIDES = "DA DG DC DT".split()  # restype 26-29
+RNA_NUCLEOTIDES = ["A", "G", "C", "U"]  # restype 21-24
+DNA_NUCLEOTIDES = ["DA", "DG", "DC", "DT"]  # restype 26-29
 
 RESTYPES: tuple[str, ...] = (*AMINO_ACIDS, "UNK", *RNA_NUCLEOTIDES, "N", *DNA_NUCLEOTIDES, "DN", "-")
 N_RESTYPES = len(RESTYPES)  # 32
@@ -138,10 +138,12 @@ def frame_atoms(residue: str) -> tuple[str, str, str]:
 
 
 ELEMENTS: tuple[str, ...] = tuple(
-    "X H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr "
-    "Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu "
-    "Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr Rf Db Sg "
-    "Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og".split()
+    """
+    X H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr
+    Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb
+    Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr Rf
+    Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og
+    """.split()
 )
 """Element symbols by atomic number; index 0 is the unknown element."""
 ATOMIC_NUMBER = {symbol.upper(): number for number, symbol in enumerate(ELEMENTS)} | {"D": 1}

@@ -54,7 +54,9 @@ def _chain(
     centres = np.cumsum(3.8 * steps / np.linalg.norm(steps, axis=1, keepdims=True), axis=0)
     offsets = rng.normal(size=(n_atoms, 3)) * 1.5
     restype = np.array([RESTYPE_INDEX[name] for name in residues])
-    msa = np.where(rng.random((n_cycles, n_rows, n)) < 0.5, restype, rng.integers(0, 32, (n_cycles, n_rows, n)))
+    msa = np.where(
+        rng.random((n_cycles, n_rows, n)) < 0.5, restype, rng.integers(0, 32, (n_cycles, n_rows, n))
+    )
     profile = np.eye(32)[restype]
     beta = first + np.array([min(4, length - 1) if length > 4 else 1 for length in lengths])
     resolved = rng.random(n_atoms) < 0.97
@@ -63,7 +65,7 @@ def _chain(
     triples = template[:, :, None] + rng.normal(size=(n_templates, n, 3, 3))
 
     def tensor(array: object, dtype: torch.dtype) -> torch.Tensor:
-        return torch.as_tensor(np.asarray(array)).to(dtype)
+        return torch.from_numpy(np.array(array)).to(dtype)
 
     i32, u8, f32, flag = torch.int32, torch.uint8, torch.float32, torch.bool
     ones = np.ones(n)

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Diffusion conditioning (AF3 Algorithms 21 and 22), split into what the noise touches and what it does not."""
+"""Diffusion conditioning (AF3 Algorithms 21 and 22), split into what the noise touches and what it does
+not.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The diffusion network (AF3 Algorithms 20 and 23). It knows no noise: only r, scaled positions, and c_noise.
 
-All that is the same for the D samples of an example (conditioned pairs, every bias map of the 24 + 6 attention
-blocks, atom terms) is computed once by `condition` and shared.
+All that is the same for the D samples of an example (conditioned pairs, every bias map of the 24 + 6
+attention blocks, atom terms) is computed once by `condition` and shared.
 """
 
 from __future__ import annotations

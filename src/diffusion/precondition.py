@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""EDM preconditioning: the only place with c_skip, c_out, c_in and c_noise (AF3 Algorithm 20, lines 2 and 8)."""
+"""EDM preconditioning: the only place with c_skip, c_out, c_in and c_noise (AF3 Algorithm 20, lines 2 and
+8).
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def loss_weight(t_hat: Tensor) -> Tensor:
 
 
 def denoise(module: DiffusionModule, x_noisy: Tensor, t_hat: Tensor, shared: SharedConditioning) -> Tensor:
-    """D(x; t̂) = c_skip x + c_out F(c_in x; c_noise): x_noisy [B, D, A, 3] Å, t_hat [B, D] Å -> [B, D, A, 3] Å."""
+    """D(x; t̂) = c_skip x + c_out F(c_in x; c_noise): x_noisy [B, D, A, 3] Å, t_hat [B, D] Å -> [B, D, A,
+    3] Å.
+    """
     if x_noisy.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"coordinates must be float32 or float64, got {x_noisy.dtype}")
     t = t_hat[..., None, None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ def sample_diffusion(
     schedule = noise_schedule(config)
     shape = (n_samples, atom_mask.shape[1], 3)
     x = schedule[0] * normal(key(seed, "initial noise"), shape)
-    for step, (previous, current) in enumerate(zip(schedule[:-1], schedule[1:], strict=True)):
+    for step, (previous, current) in enumerate(pairwise(schedule)):
         step_seed = key(seed, step)
         x = centre_random_augmentation(x, atom_mask, step_seed)
         gamma = config.gamma_0 if current > config.gamma_min else 0.0

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The executable specification: one plain PyTorch function per op.
 
-Clarity first: each is the formula of its algorithm. All run in any float dtype; statistics, softmax, sums over
-many terms and geometry are at least float32. Masks are finite, so rows without a single key give finite output.
+Clarity first: each is the formula of its algorithm. All run in any float dtype; statistics, softmax, sums
+over many terms and geometry are at least float32. Masks are finite, so rows without a single key give finite
+output.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ def adaptive_layer_norm(
 ) -> Tensor:
     """AF3 Algorithm 26. a [..., c_a], s [..., c_s] broadcastable; returns [..., c_a] in the dtype of s.
 
-    The residual stream a may be wider than the conditioning s: the dtype of s is that of the block's products.
+    The residual stream a may be wider than the conditioning s: the dtype of s is that of the block's
+    products.
     """
     a = layer_norm(a, None, None).to(s.dtype)
     s = layer_norm(s, norm_s, None)
@@ -50,7 +52,9 @@ def adaptive_layer_norm(
 
 @register("transition", "reference")
 def transition(x: Tensor, norm_w: Tensor, norm_b: Tensor, w_in: Tensor, w_out: Tensor) -> Tensor:
-    """AF3 Algorithm 11 (SwiGLU). x [..., c], w_in [2 n c, c] (a above b), w_out [c, n c]; returns the update."""
+    """AF3 Algorithm 11 (SwiGLU). x [..., c], w_in [2 n c, c] (a above b), w_out [c, n c]; returns the
+    update.
+    """
     a, b = linear(layer_norm(x, norm_w, norm_b), w_in).chunk(2, dim=-1)
     return linear(F.silu(a) * b, w_out)
 
@@ -81,7 +85,9 @@ def triangle_multiplication(
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """softmax(q k^T / √c + bias) v with logits and softmax in float32. q, k, v [..., S, H, c], bias [..., H, S, T]."""
+    """softmax(q k^T / √c + bias) v with logits and softmax in float32. q, k, v [..., S, H, c], bias [...,
+    H, S, T].
+    """
     logits = torch.einsum("...qhc,...khc->...hqk", upcast(q) * q.shape[-1] ** -0.5, upcast(k)) + upcast(bias)
     return torch.einsum("...hqk,...khc->...qhc", logits.softmax(-1).to(v.dtype), v)
 
@@ -91,16 +97,17 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
 def shared_bias_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, gate: Tensor) -> Tensor:
     """σ(gate) ⊙ softmax(q·k/√c + bias) v, the bias shared by the axis S.
 
-    AF3 Algorithm 14's core with S the rows i of z (15: of its transpose), and Algorithm 24's with S the diffusion
-    samples. q, k, v [B, S, N, H, c]; bias [B, H, N, N], the key mask folded in; gate [B, S, N, H c]. Returns
-    [B, S, N, H c].
+    AF3 Algorithm 14's core with S the rows i of z (15: of its transpose), and Algorithm 24's with S the
+    diffusion samples. q, k, v [B, S, N, H, c]; bias [B, H, N, N], the key mask folded in; gate [B, S, N, H
+    c]. Returns [B, S, N, H c].
     """
     return _attend(q, k, v, bias[:, None]).flatten(-2) * torch.sigmoid(gate)
 
 
 @register("window_attention", "reference")
 def window_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, gate: Tensor) -> Tensor:
-    """AF3 Algorithm 7, core. q [B, D, W, Q, H, c]; k, v [B, D, W, K, H, c]; bias [B, W, H, Q, K], mask folded in.
+    """AF3 Algorithm 7, core. q [B, D, W, Q, H, c]; k, v [B, D, W, K, H, c]; bias [B, W, H, Q, K], mask folded
+    in.
 
     gate [B, D, W, Q, H c]. Returns σ(gate) ⊙ attention, [B, D, W, Q, H c].
     """
@@ -109,7 +116,8 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, gate: Tensor
 
 @register("outer_product_mean", "reference")
 def outer_product_mean(a: Tensor, b: Tensor, mask: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """AF3 Algorithm 9 after its norm and projections. a, b [B, M, N, c]; mask [B, M] of rows; weight [c_z, c c].
+    """AF3 Algorithm 9 after its norm and projections. a, b [B, M, N, c]; mask [B, M] of rows; weight [c_z, c
+    c].
 
     Masked mean over rows; returns [B, N, N, c_z]. As in DeepMind's code the projection precedes the division.
     Rows are summed in the dtype's own product (float32 accumulation); counts are float32.
@@ -122,7 +130,9 @@ def outer_product_mean(a: Tensor, b: Tensor, mask: Tensor, weight: Tensor, bias:
 
 @register("pair_weighted_average", "reference")
 def pair_weighted_average(v: Tensor, logits: Tensor, gate: Tensor) -> Tensor:
-    """AF3 Algorithm 10, core. v [B, M, N, H, c]; logits [B, H, N, N], key mask folded in; gate [B, M, N, H c]."""
+    """AF3 Algorithm 10, core. v [B, M, N, H, c]; logits [B, H, N, N], key mask folded in; gate [B, M, N, H
+    c].
+    """
     weights = upcast(logits).softmax(-1).to(v.dtype)
     return torch.einsum("bhij,bmjhc->bmihc", weights, v).flatten(-2) * torch.sigmoid(gate)
 
@@ -143,10 +153,11 @@ def dropout_residual(x: Tensor, update: Tensor, seed: Tensor, rate: float, share
 
 @register("smooth_lddt", "reference")
 def smooth_lddt(x: Tensor, x_true: Tensor, mask: Tensor, is_nucleotide: Tensor) -> Tensor:
-    """AF3 Algorithm 27: 1 - smooth LDDT, [B, D]. x, x_true [B, D, A, 3] Å; mask and is_nucleotide [B, A] bool.
+    """AF3 Algorithm 27: 1 - smooth LDDT, [B, D]. x, x_true [B, D, A, 3] Å; mask and is_nucleotide [B, A]
+    bool.
 
-    Pairs count when both atoms are resolved, differ, and lie within 15 Å (30 Å if the first is a nucleotide's)
-    in the truth.
+    Pairs count when both atoms are resolved, differ, and lie within 15 Å (30 Å if the first is a
+    nucleotide's) in the truth.
     """
     delta_true = _distances(x_true)
     radius = torch.where(is_nucleotide, 30.0, 15.0)[:, None, :, None]
@@ -182,5 +193,7 @@ def weighted_rigid_align(moving: Tensor, target: Tensor, weight: Tensor) -> Tens
     flip[..., 2] = torch.det(u @ vt).sign()
     rotation = u @ (flip[..., None] * vt)
     degenerate = s[..., 1] <= 1e-6 * s[..., 0].clamp(min=1e-12)
-    rotation = torch.where(degenerate[..., None, None], torch.eye(3, dtype=u.dtype, device=u.device), rotation)
+    rotation = torch.where(
+        degenerate[..., None, None], torch.eye(3, dtype=u.dtype, device=u.device), rotation
+    )
     return centred @ rotation.transpose(-1, -2) + mean_target

@@ -100,7 +100,8 @@ def _load_implementations() -> None:
 
 def _resolve(op: str, wanted: str, device: torch.device) -> tuple[Implementation, list[str]]:
     """The implementation to run, and why each faster one was passed over."""
-    entries, passed_over = implementations(op), []
+    entries = implementations(op)
+    passed_over: list[str] = []
     for entry in entries:
         reason = entry.supports(device)
         if wanted == "auto":

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The attention ops through torch's scaled_dot_product_attention: no logits tensor is kept.
 
-The bias is broadcast as a view; torch sums its gradient over the broadcast axes. It must share the dtype of q:
-a float32 mask beside bfloat16 queries is silently wrong in some back ends.
+The bias is broadcast as a view; torch sums its gradient over the broadcast axes. It must share the dtype of
+q: a float32 mask beside bfloat16 queries is silently wrong in some back ends.
 """
 
 from __future__ import annotations
@@ -22,15 +22,18 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """q [B, S, H, Q, c], k and v [B, S, H, K, c], bias [B, H, Q, K] shared by S; returns [B, S, H, Q, c]."""
     samples = q.shape[1]
     mask = bias.to(q.dtype)[:, None].expand(-1, samples, -1, -1, -1).flatten(0, 1)
-    out = F.scaled_dot_product_attention(*(x.flatten(0, 1) for x in (q, k, v)), attn_mask=mask)
+    q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return out.unflatten(0, (-1, samples))
 
 
 @register("triangle_attention", "sdpa", supports=_needs_cuda, preference=1)
 @register("attention_pair_bias", "sdpa", supports=_needs_cuda, preference=1)
 def shared_bias_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, gate: Tensor) -> Tensor:
-    """See kernels.reference.triangle_attention and attention_pair_bias: one computation, S rows or samples."""
-    out = _attend(*(x.transpose(2, 3) for x in (q, k, v)), bias)
+    """See kernels.reference.triangle_attention and attention_pair_bias: one computation, S rows or
+    samples.
+    """
+    out = _attend(q.transpose(2, 3), k.transpose(2, 3), v.transpose(2, 3), bias)
     return out.transpose(2, 3).flatten(-2) * torch.sigmoid(gate)
 
 
@@ -38,5 +41,6 @@ def shared_bias_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, gate: T
 def window_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, gate: Tensor) -> Tensor:
     """See kernels.reference.window_attention: windows count as heads, so that D is the broadcast axis."""
     windows = q.shape[2]
-    out = _attend(*(x.transpose(3, 4).flatten(2, 3) for x in (q, k, v)), bias.flatten(1, 2))
+    q, k, v = (x.transpose(3, 4).flatten(2, 3) for x in (q, k, v))
+    out = _attend(q, k, v, bias.flatten(1, 2))
     return out.unflatten(2, (windows, -1)).transpose(3, 4).flatten(-2) * torch.sigmoid(gate)

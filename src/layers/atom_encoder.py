@@ -85,7 +85,9 @@ class AtomPairEmbedder(nn.Module):
 
 
 class AtomAttentionEncoder(nn.Module):
-    """AF3 Algorithm 5. With `from_trunk` it takes the trunk's s, the conditioned pairs and noisy positions."""
+    """AF3 Algorithm 5. With `from_trunk` it takes the trunk's s, the conditioned pairs and noisy
+    positions.
+    """
 
     def __init__(
         self, config: AtomTransformerConfig, widths: Widths, c_token: int, ops: Ops, *, from_trunk: bool
@@ -114,8 +116,12 @@ class AtomAttentionEncoder(nn.Module):
         self.transformer = AtomTransformer(config, widths, ops)
         self.to_token = Linear(c, c_token, init="relu")
 
-    def condition(self, batch: Batch, dtype: torch.dtype, s: Tensor | None, z: Tensor | None) -> AtomConditioning:
-        """Lines 1 to 13, all that no noise touches. s [B, N, c_s] of the trunk, z [B, N, N, c_z] conditioned."""
+    def condition(
+        self, batch: Batch, dtype: torch.dtype, s: Tensor | None, z: Tensor | None
+    ) -> AtomConditioning:
+        """Lines 1 to 13, all that no noise touches. s [B, N, c_s] of the trunk, z [B, N, N, c_z]
+        conditioned.
+        """
         assignment = atom_assignment(batch, dtype)
         mask = batch.ref_mask[..., None].float()
         c = self.embed_position(batch.ref_pos) + self.embed_mask(mask)
@@ -133,7 +139,9 @@ class AtomAttentionEncoder(nn.Module):
         return AtomConditioning(c[:, None], p, biases, assignment)
 
     def forward(self, conditioning: AtomConditioning, r_noisy: Tensor | None) -> tuple[Tensor, Tensor]:
-        """r_noisy [B, D, A, 3] scaled positions, or None. Returns token means [B, D, N, c_token] and q [B, D, A, c]."""
+        """r_noisy [B, D, A, 3] scaled positions, or None. Returns token means [B, D, N, c_token] and q [B,
+        D, A, c].
+        """
         q = conditioning.c
         if r_noisy is not None and self.embed_noisy is not None:
             q = q + self.embed_noisy(r_noisy)
@@ -156,8 +164,12 @@ class AtomAttentionDecoder(nn.Module):
         """Bias maps from the encoder's atom pairs, the same for every sample."""
         return self.transformer.pair_bias(p, key_mask(batch.atom_mask))
 
-    def forward(self, a: Tensor, q_skip: Tensor, conditioning: AtomConditioning, biases: list[Tensor]) -> Tensor:
-        """q_skip [B, D, A, c_atom] of the encoder, in float32 or wider: the residual stream and the output are too."""
+    def forward(
+        self, a: Tensor, q_skip: Tensor, conditioning: AtomConditioning, biases: list[Tensor]
+    ) -> Tensor:
+        """q_skip [B, D, A, c_atom] of the encoder, in float32 or wider: the residual stream and the output
+        are too.
+        """
         q = q_skip + conditioning.assignment[:, None] @ self.from_token(a)
         return self.out(self.norm(self.transformer(q, conditioning.c, biases)))
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The atom transformer (AF3 Algorithm 7 with 23 to 25): conditioned attention in windows of atoms.
 
-As in DeepMind's code queries and keys have AdaLNs of their own, both on the raw activations. Keys and values are
-projected once an atom, then gathered into windows. Both branches are residual (Algorithm 23 as printed is not).
+As in DeepMind's code queries and keys have AdaLNs of their own, both on the raw activations. Keys and values
+are projected once an atom, then gathered into windows. Both branches are residual (Algorithm 23 as printed is
+not).
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ class AtomTransformerBlock(nn.Module):
 
 
 class AtomTransformer(Stack):
-    """AF3 Algorithm 7. The bias maps depend on the atom pairs alone: `pair_bias` makes them once for all samples."""
+    """AF3 Algorithm 7. The bias maps depend on the atom pairs alone: `pair_bias` makes them once for all
+    samples.
+    """
 
     def __init__(self, config: AtomTransformerConfig, widths: Widths, ops: Ops) -> None:
         super().__init__(AtomTransformerBlock(config, widths.atom, ops) for _ in range(config.blocks))

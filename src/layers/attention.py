@@ -39,7 +39,9 @@ class PairBias(nn.Module):
         initialise(self.weight, "default")
 
     def forward(self, z: Tensor, key_mask: Tensor) -> list[Tensor]:
-        """z [B, ..., Q, K, c_z], key_mask [B, ..., K] -> `blocks` maps [B, ..., H, Q, K] in the dtype of z."""
+        """z [B, ..., Q, K, c_z], key_mask [B, ..., K] -> `blocks` maps [B, ..., H, Q, K] in the dtype of
+        z.
+        """
         weight = self.weight.unflatten(0, (self.blocks, self.heads))
         folded = (weight * self.scale[:, None]).flatten(0, 1).to(z.dtype)
         bias = torch.nn.functional.linear(self.ops.layer_norm(z, None, None), folded)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Relative position encoding (AF3 Algorithm 3), as table look-ups instead of one-hot products.
 
-Errata: the token offset needs the same chain and the same residue; the chain offset is used where the entity is
-the same (DeepMind's reading: copy numbers of different entities are not comparable).
+Errata: the token offset needs the same chain and the same residue; the chain offset is used where the entity
+is the same (DeepMind's reading: copy numbers of different entities are not comparable).
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ WIDTH = 2 * N_OFFSETS + 1 + N_CHAIN_OFFSETS  # 139
 
 
 def _offset(index: Tensor, allowed: Tensor, limit: int) -> Tensor:
-    """clip(index_i - index_j + limit, 0, 2 limit) where allowed, else 2 limit + 1. index [B, N] -> [B, N, N]."""
+    """clip(index_i - index_j + limit, 0, 2 limit) where allowed, else 2 limit + 1. index [B, N] -> [B, N,
+    N].
+    """
     difference = index[:, :, None] - index[:, None, :]
     return torch.where(allowed, (difference + limit).clamp(0, 2 * limit), 2 * limit + 1)
 

@@ -12,7 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 
 class Stack(nn.Module):
-    """Runs blocks in order. With `checkpoint`, a block keeps only its inputs and is recomputed for its gradient.
+    """Runs blocks in order. With `checkpoint`, a block keeps only its inputs and is recomputed for its
+    gradient.
 
     Randomness inside blocks is counter-based on seed tensors, so no generator state needs keeping.
     """

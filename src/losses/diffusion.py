@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The diffusion losses (AF3 SI 3.7.1, eq. 2 to 6, Algorithm 27), one value per example and sample.
 
-All in float32 (or the coordinates' wider dtype). Examples without a resolved atom give zero, attached to the graph.
+All in float32 (or the coordinates' wider dtype). Examples without a resolved atom give zero, attached to the
+graph.
 """
 
 from __future__ import annotations

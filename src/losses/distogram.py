@@ -27,7 +27,9 @@ def representative_coordinates(batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def distogram_loss(logits: Tensor, batch: Batch) -> Tensor:
-    """Mean cross-entropy over pairs of resolved representative atoms: [B]. logits [B, N, N, bins], float32."""
+    """Mean cross-entropy over pairs of resolved representative atoms: [B]. logits [B, N, N, bins],
+    float32.
+    """
     coords, resolved = representative_coordinates(batch)
     bins = distogram_bins(pairwise_distances(coords), logits.shape[-1])
     error = F.cross_entropy(logits.movedim(-1, 1), bins, reduction="none")

@@ -36,8 +36,8 @@ def structure_loss(
 ) -> dict[str, Tensor]:
     """Scalars, averaged over samples and examples: `loss` (to be minimised) and its unweighted terms.
 
-    x_denoised [B, D, A, 3] Å, distogram_logits [B, N, N, 64], float32. `weighted_mse` is w(t̂) L_MSE, about 1 for
-    protein at initialisation; terms whose weight is zero are not computed.
+    x_denoised [B, D, A, 3] Å, distogram_logits [B, N, N, 64], float32. `weighted_mse` is w(t̂) L_MSE, about 1
+    for protein at initialisation; terms whose weight is zero are not computed.
     """
     mse = aligned_mse(x_denoised, noised.x_true, atom_weights(batch), batch.atom_resolved, ops)
     w = loss_weight(noised.t_hat)

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Triangle updates (AF3 Algorithms 12 to 15) and the pair stack that MSA, template and Pairformer blocks share."""
+"""Triangle updates (AF3 Algorithms 12 to 15) and the pair stack that MSA, template and Pairformer blocks
+share.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,9 @@ class TriangleAttention(nn.Module):
 
 
 class PairStack(nn.Module):
-    """The five pair updates of a Pairformer block (AF3 Algorithm 17, lines 2 to 6), with residuals and dropout."""
+    """The five pair updates of a Pairformer block (AF3 Algorithm 17, lines 2 to 6), with residuals and
+    dropout.
+    """
 
     n_seeds = 4
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The trunk with recycling (AF3 Algorithm 1, lines 1 to 14).
 
-Errata: the MSA and template modules' results replace or add to z as in the text, "+=" of line 10 is "=". Every
-cycle but the last runs without gradient; each has MSA rows and dropout of its own.
+Errata: the MSA and template modules' results replace or add to z as in the text, "+=" of line 10 is "=".
+Every cycle but the last runs without gradient; each has MSA rows and dropout of its own.
 """
 
 from __future__ import annotations

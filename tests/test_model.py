@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole network: golden parameter counts, behaviour at initialisation, and its invariances."""
+
+import copy
+
+import pytest
+import torch
+
+from foldwright.batch import Batch, collate
+from foldwright.data.synthetic import synthetic_example
+from foldwright.diffusion.noise import NoiseConfig, NoisedSamples, noise_samples
+from foldwright.diffusion.precondition import c_skip
+from foldwright.layers.stack import set_checkpointing
+from foldwright.losses import LossConfig, structure_loss
+from foldwright.model import AlphaFold3, ModelConfig
+
+SEED = torch.tensor([11, 12])
+
+
+def size(module) -> int:
+    return sum(t.numel() for t in [*module.parameters(), *module.buffers()])
+
+
+def noised_in(batch: Batch, dtype: torch.dtype, n_samples: int = 3) -> NoisedSamples:
+    noised = noise_samples(batch, n_samples, NoiseConfig(), SEED[: len(batch.token_mask)])
+    return NoisedSamples(*(x.to(dtype) for x in (noised.t_hat, noised.x_noisy, noised.x_true)))
+
+
+def test_parameter_counts_are_the_golden_numbers(ops):
+    """Spec 13, to the digit; the total is the sum of the modules there, without the confidence head."""
+    with torch.device("meta"):
+        model = AlphaFold3(ModelConfig(), ops)
+    block = model.trunk.pairformer.blocks[0]
+    stack = block.pair_stack
+    trunk, diffusion = model.trunk, model.diffusion
+    counts = {
+        "triangle multiplication": (stack.triangle_multiplication_outgoing, 98_816),
+        "triangle attention": (stack.triangle_attention_starting, 82_688),
+        "pair transition": (stack.transition, 196_864),
+        "pair stack": (stack, 559_872),
+        "Pairformer block": (block, 3_070_848),
+        "48 Pairformer blocks": (trunk.pairformer, 147_400_704),
+        "outer product mean": (trunk.msa.blocks[0].outer_product_mean, 135_424),
+        "pair-weighted averaging": (trunk.msa.blocks[0].averaging, 13_696),
+        "MSA transition": (trunk.msa.blocks[0].transition, 49_280),
+        "MSA module": (trunk.msa, 3_001_024),
+        "template embedder": (trunk.template, 255_872),
+        "relative positions": (trunk.relative_position, 17_792),
+        "input embedder": (trunk.embedder, 1_041_472),
+        "diffusion encoder": (diffusion.encoder, 1_142_720),
+        "diffusion decoder": (diffusion.decoder, 1_036_400),
+        "diffusion conditioning": (diffusion.conditioning, 2_438_721),
+        "24 diffusion blocks": (diffusion.transformer, 24 * 8_264_320),
+        "3 atom blocks": (diffusion.encoder.transformer, 3 * 312_528),
+        "diffusion module": (diffusion, 203_257_585),
+        "distogram": (model.distogram, 8_256),
+        "whole model": (model, 355_435_057),
+    }
+    assert {name: size(module) for name, (module, _) in counts.items()} == {
+        n: c for n, (_, c) in counts.items()
+    }
+
+
+def test_at_initialisation_the_output_is_the_skip_term_and_the_trunk_an_identity(ops, miniature, batch):
+    model = AlphaFold3(miniature, ops)
+    noised = noised_in(batch, torch.float32)
+    output = model(batch, noised, SEED)
+    assert torch.equal(output.x_denoised, c_skip(noised.t_hat)[..., None, None] * noised.x_noisy)
+    assert not output.distogram_logits.any()
+    s = torch.randn(2, 20, 24)
+    z = torch.randn(2, 20, 20, 16)
+    s_out, z_out = model.trunk.pairformer(s, z, batch.token_mask, SEED)
+    assert torch.equal(s_out, s)
+    assert torch.equal(z_out, z)
+
+
+def test_recycling_has_no_effect_at_initialisation_but_later(ops, miniature, awake, batch):
+    def trunk_z(model, cycles, dtype):
+        one = copy.copy(batch)
+        one.msa, one.deletion_count = (
+            batch.msa[:, :1].expand(-1, cycles, -1, -1),
+            batch.deletion_count[:, :1].expand(-1, cycles, -1, -1),
+        )
+        one.msa_mask = batch.msa_mask[:, :1].expand(-1, cycles, -1)
+        return model.eval().trunk(one, SEED, dtype)[2]
+
+    fresh = AlphaFold3(miniature, ops)
+    assert torch.equal(trunk_z(fresh, 1, torch.float32), trunk_z(fresh, 3, torch.float32))
+    model = awake(miniature)
+    assert not torch.allclose(trunk_z(model, 1, torch.float64), trunk_z(model, 3, torch.float64))
+
+
+def test_padding_changes_nothing(miniature, awake, batch):
+    """Padded tokens, atoms, rows and templates leave every real entry as it was (dropout off)."""
+    model = awake(miniature).eval()
+    example = synthetic_example(20, 160, n_rows=9, n_cycles=2, n_templates=2, seed=3)
+    plain = collate([example], {})
+    padded = collate([example.pad({"N": 29, "A": 256, "M": 14, "T": 3})], {})
+    noised = noised_in(plain, torch.float64)
+    wide = [torch.zeros(1, 3, 256, 3, dtype=torch.float64) for _ in range(2)]
+    for target, source in zip(wide, (noised.x_noisy, noised.x_true), strict=True):
+        target[:, :, :160] = source
+    first = model(plain, noised, SEED[:1])
+    second = model(padded, NoisedSamples(noised.t_hat, *wide), SEED[:1])
+    atoms, n = int(plain.atom_mask.sum()), int(plain.token_mask.sum())
+    torch.testing.assert_close(second.x_denoised[:, :, :atoms], first.x_denoised[:, :, :atoms])
+    torch.testing.assert_close(second.z[:, :n, :n], first.z[:, :n, :n])
+    torch.testing.assert_close(second.s[:, :n], first.s[:, :n])
+
+
+def test_examples_of_a_batch_do_not_mix(miniature, awake, batch):
+    model = awake(miniature).train()
+    noised = noised_in(batch, torch.float64)
+    together = model(batch, noised, SEED)
+    alone = batch.map(lambda tensor: tensor[1:])
+    single = NoisedSamples(noised.t_hat[1:], noised.x_noisy[1:], noised.x_true[1:])
+    torch.testing.assert_close(model(alone, single, SEED[1:]).x_denoised, together.x_denoised[1:])
+
+
+def test_denoised_samples_do_not_depend_on_their_neighbours(miniature, awake, batch):
+    """D samples share the trunk and every bias map; each equals what it is alone."""
+    model = awake(miniature).eval()
+    noised = noised_in(batch, torch.float64)
+    together = model(batch, noised, SEED).x_denoised
+    one = NoisedSamples(noised.t_hat[:, 1:2], noised.x_noisy[:, 1:2], noised.x_true[:, 1:2])
+    torch.testing.assert_close(model(batch, one, SEED).x_denoised, together[:, 1:2])
+
+
+def gradients(model, batch, noised, ops, chunk) -> list[torch.Tensor]:
+    output = model(batch, noised, SEED)
+    config = LossConfig(bond=1.0, smooth_lddt_chunk=chunk)
+    terms = structure_loss(output.x_denoised, output.distogram_logits, noised, batch, config, ops)
+    return list(torch.autograd.grad(terms["loss"], list(model.parameters())))
+
+
+def test_checkpointing_and_loss_chunks_give_the_same_gradients_under_dropout(miniature, awake, batch, ops):
+    model = awake(miniature).train()
+    noised = noised_in(batch, torch.float64)
+    plain = gradients(model, batch, noised, ops, chunk=3)
+    set_checkpointing(model, True)
+    for a, b in zip(plain, gradients(model, batch, noised, ops, chunk=1), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_every_parameter_is_trained(miniature, awake, batch, ops):
+    """Each gets a gradient, but the offsets of norms that only feed softmax logits, which cancels them."""
+    batch.token_bonds[:, 3, 4] = batch.token_bonds[:, 4, 3] = True
+    model = awake(miniature).train()
+    grads = gradients(model, batch, noised_in(batch, torch.float64), ops, chunk=3)
+    dead = [n for (n, _), g in zip(model.named_parameters(), grads, strict=True) if g.abs().max() < 1e-12]
+    assert {n for n in dead if not n.endswith("pair_bias.offset")} == {
+        "trunk.msa.blocks.0.averaging.norm_z.bias"
+    }
+
+
+def test_dropout_follows_the_seed_alone(miniature, awake, batch):
+    model = awake(miniature).train()
+    noised = noised_in(batch, torch.float64)
+    first, again = (model(batch, noised, SEED).z for _ in range(2))
+    other = model(batch, noised, SEED + 1).z
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, other)
+
+
+def test_sampling_is_deterministic_and_finite(ops, miniature, batch):
+    from foldwright.diffusion.sampler import SamplerConfig
+
+    model = AlphaFold3(miniature, ops).eval()
+    config = SamplerConfig(steps=4)
+    first, again = (model.sample(batch, 2, config, SEED) for _ in range(2))
+    assert first.shape == (2, 2, 160, 3)
+    assert torch.equal(first, again)
+    assert torch.isfinite(first).all()
+
+
+def test_bfloat16_stays_near_float64(miniature, awake, batch):
+    from foldwright.model import Precision
+
+    low = copy.deepcopy(miniature)
+    low.trunk_dtype = low.diffusion_dtype = Precision.bfloat16
+    noised = noised_in(batch, torch.float64)
+    reference = awake(miniature).eval()(batch, noised, SEED).x_denoised.detach()
+    single = NoisedSamples(noised.t_hat.float(), noised.x_noisy.float(), noised.x_true.float())
+    with torch.no_grad():
+        out = awake(low, dtype=torch.float32).eval()(batch, single, SEED)
+    assert out.x_denoised.dtype == out.distogram_logits.dtype == torch.float32
+    assert out.z.dtype == torch.bfloat16
+    moved = reference - c_skip(noised.t_hat)[..., None, None] * noised.x_noisy
+    assert float((out.x_denoised.double() - reference).norm() / moved.norm()) < 0.05
+
+
+@pytest.mark.gpu
+def test_the_gpu_computes_what_the_cpu_computes(miniature, awake, batch):
+    noised = noised_in(batch, torch.float64)
+    model = awake(miniature).train()
+    expected = model(batch, noised, SEED).x_denoised
+    on_gpu = NoisedSamples(noised.t_hat.cuda(), noised.x_noisy.cuda(), noised.x_true.cuda())
+    out = model.cuda()(batch.to("cuda"), on_gpu, SEED.cuda())
+    torch.testing.assert_close(out.x_denoised.cpu(), expected)
