@@ -32,8 +32,8 @@ class FourierEmbedding(nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         draws = torch.randn(2, channels, generator=generator, device="cpu")
-        self.register_buffer("w", draws[0].clone())
-        self.register_buffer("b", draws[1].clone())
+        self.register_buffer("w", torch.empty(channels).copy_(draws[0]))
+        self.register_buffer("b", torch.empty(channels).copy_(draws[1]))
 
     def forward(self, c_noise: Tensor) -> Tensor:
         """c_noise [B, D] -> [B, D, channels], float32 or wider."""

@@ -2,7 +2,8 @@
 """The attention ops through torch's scaled_dot_product_attention: no logits tensor is kept.
 
 The bias is broadcast as a view; torch sums its gradient over the broadcast axes. It must share the dtype of
-q: a float32 mask beside bfloat16 queries is silently wrong in some back ends.
+q: a float32 mask beside bfloat16 queries is silently wrong in some back ends. Its last axis must be contiguous, or
+torch falls back to computing all logits in float32.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def _needs_cuda(device: torch.device) -> str | None:
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """q [B, S, H, Q, c], k and v [B, S, H, K, c], bias [B, H, Q, K] shared by S; returns [B, S, H, Q, c]."""
     samples = q.shape[1]
-    mask = bias.to(q.dtype)[:, None].expand(-1, samples, -1, -1, -1).flatten(0, 1)
+    mask = bias.to(q.dtype).contiguous()[:, None].expand(-1, samples, -1, -1, -1).flatten(0, 1)
     q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return out.unflatten(0, (-1, samples))
