@@ -7,7 +7,8 @@ order chain, residue, atom slot. They are what the store keeps: plain NumPy arra
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,8 @@ Bytes = NDArray[np.uint8]
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 Strings = NDArray[np.str_]
+
+MAX_BOND_LENGTH = 2.4  # Å: what the experiment shows farther apart is not taken as bonded (AF3 SI 5.1)
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Component:
-    """One entry of the component dictionary: heavy atoms, bonds and its cached conformers. L atoms, E bonds."""
+    """One entry of the component dictionary: L heavy atoms, E bonds and its cached conformers."""
 
     code: str
     atom_name: Strings
@@ -89,3 +92,37 @@ class Component:
     conformers: Floats  # [n >= 1, L, 3] Å
     conformer_mask: Bools  # [L]: False where no source gives a position
     conformer_source: str  # "etkdg", "ideal", "model" or "none"
+
+
+def keep_chains(structure: Structure, keep: Bools) -> Structure:
+    """The structure of the chains where `keep` [C] is True; entities and copies are numbered anew from 0."""
+    if keep.shape != structure.chain_name.shape:
+        raise ValueError(
+            f"got a mask of shape {keep.shape}, expected one value a chain: {structure.chain_name.shape}"
+        )
+    residue_kept = keep[structure.residue_chain]
+    atom_kept = residue_kept[structure.atom_residue]
+    new_chain, new_residue, new_atom = (np.cumsum(mask) - 1 for mask in (keep, residue_kept, atom_kept))
+    entity, sym = _renumbered(structure.chain_entity[keep])
+    changed: dict[str, NDArray[Any]] = {"chain_entity": entity, "chain_sym": sym}
+    for field in fields(Structure):
+        value = getattr(structure, field.name)
+        mask = {"chain": keep, "residue": residue_kept, "atom": atom_kept}.get(field.name.split("_")[0])
+        if mask is not None and field.name not in changed:
+            changed[field.name] = value[mask]
+    changed["residue_chain"] = new_chain[changed["residue_chain"]].astype(np.int32)
+    changed["atom_residue"] = new_residue[changed["atom_residue"]].astype(np.int32)
+    bonds = structure.bonds[atom_kept[structure.bonds].all(axis=1)]
+    return replace(structure, **changed, bonds=new_atom[bonds].astype(np.int32).reshape(-1, 2))  # type: ignore[arg-type]
+
+
+def _renumbered(entity: Ints) -> tuple[Ints, Ints]:
+    """Entities in order of first appearance from 0, and the running number of each chain in its entity."""
+    numbers: dict[int, int] = {}
+    counts: dict[int, int] = {}
+    new, sym = np.zeros_like(entity), np.zeros_like(entity)
+    for i, old in enumerate(entity.tolist()):
+        new[i] = numbers.setdefault(old, len(numbers))
+        sym[i] = counts.get(old, 0)
+        counts[old] = counts.get(old, 0) + 1
+    return new, sym
