@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training dataset: sample requests in, examples out, read from a prepared store.
+
+Every draw (entry, crop, alignment rows, conformers and their placement) has a generator of its own keyed by
+(seed, sample number). An example that cannot be built is quarantined: logged, counted and replaced by the
+next draw of the same number; more than a small share of them stops the run.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from torch.utils.data import Dataset
+
+from foldwright.batch import Batch
+from foldwright.data.crop import Budget, CropMixture, crop, crop_input
+from foldwright.data.features import MsaConfig, build_example
+from foldwright.data.records import Entry
+from foldwright.data.sampler import Draw, ExampleSampler, SampleRequest
+from foldwright.data.store import Store
+from foldwright.data.structure import Structure, Tokens
+from foldwright.data.weights import WeightConfig
+from foldwright.randomness import generator
+
+_log = logging.getLogger(__name__)
+_TOLERATED = 3  # bad examples of one worker that never stop a run, whatever their share
+_TOKEN_BUCKET = 32
+_BOND_BUCKET = 32
+_ATOM_BUCKET = 32  # the query window of atom attention
+
+
+@dataclass
+class DataConfig:
+    """Where examples come from and how they are made. Sizes that a curriculum changes come with a request."""
+
+    root: str = ""  # folder of the prepared store
+    entries: list[str] = field(default_factory=list)  # draw from these alone; all of the store if empty
+    crop: CropMixture = field(default_factory=CropMixture)
+    weights: WeightConfig = field(default_factory=WeightConfig)
+    n_templates: int = 4
+    random_msa_depth: bool = True  # cut every alignment to a random depth first, AF3 SI 2.2
+    max_attempts: int = 10  # draws for one sample number before the run stops
+    max_bad_fraction: float = 0.01  # share of bad examples that stops the run
+
+
+class FullExample(NamedTuple):
+    """A whole entry as features, with the structure and tokens that they describe."""
+
+    batch: Batch
+    structure: Structure
+    tokens: Tokens
+
+
+class StoreDataset(Dataset[Batch]):
+    """Maps a SampleRequest to a Batch of one example (no leading axis)."""
+
+    def __init__(self, config: DataConfig, seed: int) -> None:
+        self.config = config
+        self.seed = seed
+        self.store = Store(config.root)
+        self.sampler = ExampleSampler(_items_of(self.store, config.entries), config.weights, seed)
+        self.quarantine: dict[str, str] = {}  # entry -> why it is bad
+        self.n_seen = 0
+        self.n_bad = 0
+
+    def __getitem__(self, request: SampleRequest) -> Batch:
+        """The example of a sample number.
+
+        Raises RuntimeError if too many examples are bad.
+        """
+        self.n_seen += 1
+        for attempt in range(self.config.max_attempts):
+            draw = self.sampler.draw(request.n, attempt)
+            if draw.entry in self.quarantine:
+                self._count_bad(draw.entry)
+                continue
+            try:
+                return self._build(draw, request, attempt)
+            except Exception as error:  # any defect of one entry must not end a run of days
+                self.quarantine[draw.entry] = f"{type(error).__name__}: {error}"
+                _log.warning(
+                    "sample %d: entry %s is quarantined: %s",
+                    request.n,
+                    draw.entry,
+                    self.quarantine[draw.entry],
+                )
+                self._count_bad(draw.entry)
+        raise RuntimeError(
+            f"sample {request.n}: {self.config.max_attempts} draws in a row gave bad examples: "
+            f"{self.quarantine}; prepare the store again without them"
+        )
+
+    def _count_bad(self, entry: str) -> None:
+        self.n_bad += 1
+        if self.n_bad > _TOLERATED and self.n_bad > self.config.max_bad_fraction * self.n_seen:
+            raise RuntimeError(
+                f"{self.n_bad} of {self.n_seen} examples were bad, the last of entry {entry}; at most "
+                f"{self.config.max_bad_fraction:.1%} may be (data.max_bad_fraction). Bad entries: "
+                f"{self.quarantine}"
+            )
+
+    def _build(self, draw: Draw, request: SampleRequest, attempt: int) -> Batch:
+        entry = self.store.entry(draw.entry)
+        budget = Budget(request.crop_tokens, request.crop_atoms)
+        rng = generator(self.seed, request.n, f"crop {attempt}")
+        kept = crop(crop_input(entry.structure, entry.tokens), budget, self.config.crop, draw.chains, rng)
+        chains = np.unique(entry.tokens.token_chain[kept])
+        entities = np.intersect1d(entry.structure.chain_entity[chains], entry.msa_entities)
+        return build_example(
+            entry,
+            self.store.components,
+            self.store.msas(draw.entry, map(int, entities)),
+            kept,
+            msa_config=MsaConfig(request.msa_rows, self.config.random_msa_depth),
+            n_templates=self.config.n_templates,
+            n_cycles=request.n_cycles,
+            sample_number=request.n,
+            msa_rng=generator(self.seed, request.n, f"msa {attempt}"),
+            conformer_rng=generator(self.seed, request.n, f"conformers {attempt}"),
+        )
+
+    def full_example(self, entry: str, n_cycles: int, msa_rows: int, sample_number: int = 0) -> FullExample:
+        """A whole entry, uncropped, with alignments at full depth, for validation and prediction.
+
+        `sample_number` keys its randomness. Raises KeyError for an unknown entry.
+        """
+        stored = self.store.entry(entry)
+        batch = build_full(
+            stored, self.store, n_cycles, msa_rows, self.config.n_templates, self.seed, sample_number
+        )
+        return FullExample(batch, stored.structure, stored.tokens)
+
+
+def _items_of(store: Store, entries: list[str]) -> pa.Table:
+    """The store's items, or those of the named entries; ValueError for one that it lacks."""
+    items = store.items()
+    if missing := sorted(set(entries) - set(items["entry"].to_pylist())):
+        raise ValueError(f"data.entries: got {missing[0]!r}, which is not in the store {store.path}; "
+                         "its manifest.parquet lists what is")  # fmt: skip
+    return items.filter(pc.field("entry").isin(entries)) if entries else items
+
+
+def build_full(
+    entry: Entry, store: Store, n_cycles: int, msa_rows: int, n_templates: int, seed: int, sample_number: int
+) -> Batch:
+    """Features of all tokens of an entry; see `StoreDataset.full_example`."""
+    return build_example(
+        entry,
+        store.components,
+        store.msas(entry.structure.entry_id, map(int, entry.msa_entities)),
+        np.arange(len(entry.tokens.token_residue)),
+        msa_config=MsaConfig(msa_rows, random_depth=False),
+        n_templates=n_templates,
+        n_cycles=n_cycles,
+        sample_number=sample_number,
+        msa_rng=generator(seed, sample_number, "msa, whole entry"),
+        conformer_rng=generator(seed, sample_number, "conformers, whole entry"),
+    )
+
+
+def buckets(
+    crop_tokens: int, crop_atoms: int, msa_rows: int, n_templates: int
+) -> Mapping[str, tuple[int, ...]]:
+    """One padding bucket an axis, so that all steps of a phase have one shape (`batch.collate`)."""
+    return {
+        "N": (-(-crop_tokens // _TOKEN_BUCKET) * _TOKEN_BUCKET,),
+        "A": (-(-crop_atoms // _ATOM_BUCKET) * _ATOM_BUCKET,),
+        "M": (msa_rows,),
+        "T": (n_templates,),
+        "K": (_BOND_BUCKET,),
+    }

@@ -1,0 +1,363 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The prepare command: a directory of mmCIF files, and one of alignments, to a store.
+
+Work goes on in OUT.partial, which replaces OUT when it is complete: a reader never sees half a store. An
+interrupted run goes on where it stopped, and a run over an existing OUT only does what changed: entries are
+known by a digest of their files and of the configuration. Alignments are named <entry>_<chain>.a3m(.gz),
+<chain> being the label_asym_id of any chain with that sequence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from foldwright.data import store
+from foldwright.data.ccd import DEFAULT_CACHE
+from foldwright.data.filters import FilterConfig
+from foldwright.data.pool import Failure, run_tasks
+from foldwright.data.preparation import (
+    BareComponents,
+    PrepareConfig,
+    Prepared,
+    Rejected,
+    Source,
+    Unchanged,
+    open_workbench,
+    prepare_component,
+    prepare_entry,
+)
+from foldwright.data.records import encode_record
+from foldwright.data.report import Report
+from foldwright.data.structure import Component
+from foldwright.data.weights import Item, item_table
+
+_STRUCTURE_ENDINGS = (".cif", ".cif.gz")
+_MSA_ENDINGS = (".a3m", ".a3m.gz")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code: 0, or 1 if nothing could be prepared."""
+    arguments = _parser().parse_args(argv)
+    filters = FilterConfig(
+        released_before=arguments.released_before,
+        max_resolution=arguments.max_resolution,
+        max_polymer_chains=arguments.max_polymer_chains,
+        max_chains=arguments.max_chains,
+    )
+    config = PrepareConfig(
+        filters=filters,
+        components=arguments.components,
+        dictionary_cache=arguments.dictionary_cache,
+        max_msa_rows=arguments.max_msa_rows,
+        n_conformers=arguments.n_conformers,
+        conformer_seed=arguments.seed,
+        entry_limit_s=arguments.entry_limit,
+    )
+    try:
+        report = prepare(arguments.structures, arguments.msas, arguments.out, config, arguments.workers)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    report.show(Console())
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="prepare_data.py",
+        description="Turn a directory of mmCIF (and a3m) files into the store that training reads.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    filters, config = FilterConfig(), PrepareConfig()
+    add = parser.add_argument
+    add(
+        "--structures",
+        type=Path,
+        required=True,
+        help="directory of .cif or .cif.gz files, searched below too",
+    )
+    add("--msas", type=Path, help="directory of <entry>_<chain>.a3m or .a3m.gz files, searched below too")
+    add("--out", type=Path, required=True, help="the store to make or to bring up to date")
+    add("--components", type=Path, help="a components.cif whose entries go before the dictionary's")
+    add("--dictionary-cache", type=Path, default=DEFAULT_CACHE, help="where the parsed dictionary is kept")
+    add("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    add("--max-resolution", type=float, default=filters.max_resolution, help="in Å")
+    add("--released-before", default="", help="ISO date; later entries are rejected")
+    add(
+        "--max-polymer-chains",
+        type=int,
+        default=filters.max_polymer_chains,
+        help="larger assemblies are rejected",
+    )
+    add(
+        "--max-chains",
+        type=int,
+        default=filters.max_chains,
+        help="larger assemblies are cut down to an interface",
+    )
+    add("--max-msa-rows", type=int, default=config.max_msa_rows, help="rows kept of each alignment")
+    add(
+        "--n-conformers", type=int, default=config.n_conformers, help="reference conformers of each component"
+    )
+    add("--seed", type=int, default=config.conformer_seed, help="of the conformers")
+    add("--entry-limit", type=float, default=config.entry_limit_s, help="seconds one entry may take")
+    return parser
+
+
+def prepare(structures: Path, msas: Path | None, out: Path, config: PrepareConfig, workers: int) -> Report:
+    """Make or update the store `out`.
+
+    Raises:
+        ValueError: a directory is missing, holds no mmCIF file or two of one entry, `out` is something else
+            than a store, or not one entry could be kept.
+    """
+    sources = find_sources(structures, msas)
+    open_workbench(config)  # parse the dictionary once, before the workers want it
+    out = out.absolute()
+    folder = _working_folder(out)
+    report = Report(sources.unmatched)
+    environment = store.open_for_writing(folder / store.ARRAYS)
+    try:
+        _prepare_entries(environment, sources.of_entry, config, workers, report)
+        done = _current_records(environment, sources.of_entry, report)
+        if not done:
+            raise ValueError(f"not one of {len(sources.of_entry)} entries could be kept: {report.summary()}")
+        codes = {code for record in done.values() for code in record["codes"]}
+        _prepare_components(environment, sorted(codes), config, workers, report)
+        _write_tables(folder, done)
+        _put(
+            environment,
+            {b"meta": _json({"schema_version": store.SCHEMA_VERSION, "config": config.entry_hash()})},
+        )
+        environment.copy(str(folder / "compact.lmdb"), compact=True)
+    finally:
+        environment.close()
+    report.settings = {key: value for key, value in asdict(config).items() if key != "dictionary_cache"}
+    report.write(folder / store.REPORT)
+    _publish(folder, out)
+    return report
+
+
+class Sources:
+    """The files found: entries by name, and alignments that no structure file matches."""
+
+    def __init__(
+        self, of_entry: dict[str, tuple[Path, list[tuple[str, Path]]]], unmatched: list[str]
+    ) -> None:
+        self.of_entry = of_entry
+        self.unmatched = unmatched
+
+
+def find_sources(structures: Path, msas: Path | None) -> Sources:
+    """Match structure files with alignments by name. Raises ValueError as `prepare` does."""
+    found: dict[str, tuple[Path, list[tuple[str, Path]]]] = {}
+    for path, entry in _files(structures, _STRUCTURE_ENDINGS, "--structures"):
+        if entry in found:
+            raise ValueError(
+                f"got two files of entry {entry}: {found[entry][0]} and {path}; keep one of them"
+            )
+        found[entry] = (path, [])
+    if not found:
+        raise ValueError(f"found no .cif or .cif.gz file in {structures}; give the directory that holds them")
+    by_lower_case = {entry.lower(): entry for entry in found}
+    unmatched = []
+    for path, name in _files(msas, _MSA_ENDINGS, "--msas") if msas else ():
+        entry, _, chain = name.rpartition("_")
+        if entry.lower() in by_lower_case:
+            found[by_lower_case[entry.lower()]][1].append((chain, path))
+        else:
+            unmatched.append(path.name)
+    return Sources(found, unmatched)
+
+
+def _files(folder: Path, endings: tuple[str, ...], option: str) -> list[tuple[Path, str]]:
+    """Files below a folder with one of the endings, and their names without it, sorted."""
+    if not folder.is_dir():
+        raise ValueError(f"{option}: {folder} is not a directory; give an existing one")
+    files = []
+    for path in sorted(folder.rglob("*")):
+        ending = next((ending for ending in endings if path.name.endswith(ending)), None)
+        if ending and path.is_file():
+            files.append((path, path.name.removesuffix(ending)))
+    return files
+
+
+def _working_folder(out: Path) -> Path:
+    """OUT.partial: as an interrupted run left it, or a copy of OUT to bring up to date, or new."""
+    folder = out.with_name(out.name + ".partial")
+    if out.exists() and not (out / store.ARRAYS).is_file():
+        raise ValueError(f"--out: {out} exists and is no store; give another path or remove it")
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        if out.exists():
+            shutil.copyfile(out / store.ARRAYS, folder / store.ARRAYS)
+    (folder / "compact.lmdb").unlink(missing_ok=True)
+    return folder
+
+
+def _prepare_entries(
+    environment: lmdb.Environment,
+    sources: Mapping[str, tuple[Path, list[tuple[str, Path]]]],
+    config: PrepareConfig,
+    workers: int,
+    report: Report,
+) -> None:
+    with environment.begin() as transaction:
+        known = store.records_with_prefix(transaction, b"done/")
+    tasks = [
+        Source(entry, path, tuple(msas), known.get(entry, {}).get("digest", ""))
+        for entry, (path, msas) in sources.items()
+    ]
+    results = run_tasks(
+        prepare_entry, partial(open_workbench, config), tasks, min(workers, len(tasks)), config.entry_limit_s
+    )
+    with _progress() as progress:
+        bar = progress.add_task("entries", total=len(tasks), note="")
+        for source, result in results:
+            if isinstance(result, Failure):
+                report.failed(source.entry, result.reason, result.detail)
+                _delete(environment, source.entry)
+            elif not isinstance(result, Unchanged):
+                _delete(environment, source.entry)
+                _put(environment, _records_of(result))
+            report.unchanged += isinstance(result, Unchanged)
+            progress.update(bar, advance=1, note=f"{source.entry}")
+
+
+def _records_of(result: Prepared | Rejected) -> dict[bytes, bytes]:
+    """Keys and values of one entry's outcome; the done record comes with them in one transaction."""
+    if isinstance(result, Rejected):
+        record = {"digest": result.digest, "rejected": [result.reason, result.detail]}
+        return {store.done_key(result.entry): _json(record)}
+    record = {
+        "digest": result.digest,
+        "row": result.row,
+        "items": result.items,
+        "codes": result.codes,
+        "changes": result.changes,
+        "notes": result.notes,
+    }
+    msas = {store.msa_key(result.entry, entity): data for entity, data in result.msas.items()}
+    return {store.entry_key(result.entry): result.data, **msas, store.done_key(result.entry): _json(record)}
+
+
+def _current_records(
+    environment: lmdb.Environment, sources: Iterable[str], report: Report
+) -> dict[str, dict[str, Any]]:
+    """Done records of the entries kept; those whose files are gone are deleted, rejections reported."""
+    with environment.begin() as transaction:
+        records = store.records_with_prefix(transaction, b"done/")
+    wanted = set(sources)
+    kept = {}
+    for entry, record in sorted(records.items()):
+        if entry not in wanted:
+            _delete(environment, entry)
+        elif "rejected" in record:
+            report.failed(entry, *record["rejected"])
+        else:
+            kept[entry] = record
+            report.kept(entry, record["row"], record["changes"], record["notes"])
+    return kept
+
+
+def _prepare_components(
+    environment: lmdb.Environment, codes: Sequence[str], config: PrepareConfig, workers: int, report: Report
+) -> None:
+    """Make the components that the store lacks, or has from another configuration; drop those out of use."""
+    digest = config.component_hash()
+    with environment.begin() as transaction:
+        made = store.records_with_prefix(transaction, b"made/")
+    current = {code for code, record in made.items() if record["digest"] == digest}
+    for code in set(made) - set(codes):
+        _put(environment, {store.component_key(code): b"", f"made/{code}".encode(): b""})
+    tasks = [code for code in codes if code not in current]
+    limit = 4 * config.conformer_timeout_s + 60
+    results = run_tasks(
+        prepare_component, partial(open_workbench, config), tasks, min(workers, max(len(tasks), 1)), limit
+    )
+    bare = BareComponents(open_workbench(config).dictionary)
+    with _progress() as progress:
+        bar = progress.add_task("components", total=len(tasks), note="")
+        for code, result in results if tasks else ():
+            component: Component = bare[code] if isinstance(result, Failure) else result
+            made[code] = {"digest": digest, "source": component.conformer_source}
+            _put(environment, {
+                store.component_key(code): encode_record(component),
+                f"made/{code}".encode(): _json(made[code]),
+            })  # fmt: skip
+            progress.update(bar, advance=1, note=code)
+    report.components = {code: made[code]["source"] for code in codes}
+
+
+def _write_tables(folder: Path, done: Mapping[str, dict[str, Any]]) -> None:
+    pq.write_table(pa.Table.from_pylist([record["row"] for record in done.values()]), folder / store.MANIFEST)
+    items = [Item(**item) for record in done.values() for item in record["items"]]
+    pq.write_table(item_table(items), folder / store.ITEMS)
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+def _put(environment: lmdb.Environment, values: Mapping[bytes, bytes]) -> None:
+    """Write in one transaction; an empty value deletes its key."""
+    with environment.begin(write=True) as transaction:
+        for key, value in values.items():
+            if value:
+                transaction.put(key, value)
+            else:
+                transaction.delete(key)
+
+
+def _delete(environment: lmdb.Environment, entry: str) -> None:
+    """Delete all that the store holds of an entry."""
+    with environment.begin() as transaction:
+        keys = store.keys_with_prefix(transaction, f"msa/{entry}/".encode())
+    _put(environment, dict.fromkeys([*keys, store.entry_key(entry), store.done_key(entry)], b""))
+
+
+def _publish(folder: Path, out: Path) -> None:
+    """Put the finished folder in the place of OUT; the old one, if any, goes last."""
+    os.replace(folder / "compact.lmdb", folder / store.ARRAYS)
+    (folder / (store.ARRAYS + "-lock")).unlink(missing_ok=True)
+    old = out.with_name(out.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        os.rename(out, old)
+    os.rename(folder, out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description:>10}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=Console(stderr=True),
+    )

@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The built-in sample: a store of a few small PDB entries that ships with the package (provenance: docs/sample.md)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def store_path() -> Path:
+    """The sample's store directory."""
+    return Path(__file__).parent / "sample_store"

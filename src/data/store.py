@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The store: prepared entries, alignments and components in one LMDB file beside Parquet tables.
+
+    STORE/arrays.lmdb        meta, entry/<id>, msa/<id>/<entity>, component/<code>; done/<id> and made/<code>
+                             hold what a preparation needs to know what is up to date
+    STORE/manifest.parquet   one row an entry
+    STORE/items.parquet      one row a chain or interface, the units of sampling
+    STORE/report.json        what was kept and what was rejected, with reasons
+
+Readers open it read-only and without locks, anew in every process that uses it. A store of another schema
+version is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from foldwright.data.msa import Msa
+from foldwright.data.records import Entry, decode_entry, decode_record
+from foldwright.data.structure import Component
+
+SCHEMA_VERSION = 1
+ARRAYS, MANIFEST, ITEMS, REPORT = "arrays.lmdb", "manifest.parquet", "items.parquet", "report.json"
+_MAP_SIZE = 2**41  # bytes of address space; the file is only as large as its content
+_environments: dict[tuple[str, int], lmdb.Environment] = {}
+
+
+def entry_key(entry: str) -> bytes:
+    return f"entry/{entry}".encode()
+
+
+def msa_key(entry: str, entity: int) -> bytes:
+    return f"msa/{entry}/{entity}".encode()
+
+
+def component_key(code: str) -> bytes:
+    return f"component/{code}".encode()
+
+
+def done_key(entry: str) -> bytes:
+    return f"done/{entry}".encode()
+
+
+class Store:
+    """Reads a prepared store. Cheap to make, pickles as its path, and opens the file where it is first used.
+
+    Raises:
+        ValueError: the folder is missing or no complete store, or its schema version is not this code's.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        missing = [name for name in (ARRAYS, MANIFEST, ITEMS) if not (self.path / name).is_file()]
+        if missing:
+            raise ValueError(
+                f"got {self.path}, which lacks {', '.join(missing)}; expected a prepared store: make one "
+                "with `prepare_data.py --structures DIR --out STORE`"
+            )
+        check_schema(self._get(b"meta"), self.path)
+        self.components = ComponentTable(self)
+
+    def __reduce__(self) -> tuple[type[Store], tuple[Path]]:
+        return Store, (self.path,)
+
+    def manifest(self) -> pa.Table:
+        """One row an entry."""
+        return pq.read_table(self.path / MANIFEST)
+
+    def items(self) -> pa.Table:
+        """One row a chain or interface."""
+        return pq.read_table(self.path / ITEMS)
+
+    def entry(self, entry: str) -> Entry:
+        """Raises KeyError for an unknown entry, ValueError for damaged bytes."""
+        return decode_entry(self._get(entry_key(entry)))
+
+    def msas(self, entry: str, entities: Iterable[int]) -> dict[int, Msa]:
+        """The alignments of the given entities of an entry."""
+        return {entity: decode_record(Msa, self._get(msa_key(entry, entity))) for entity in entities}
+
+    def component(self, code: str) -> Component:
+        """Raises KeyError for a component that no entry of the store uses."""
+        return decode_record(Component, self._get(component_key(code)))
+
+    def component_codes(self) -> list[str]:
+        """Codes of all components of the store."""
+        with _environment(self.path / ARRAYS).begin() as transaction:
+            return [key.decode().split("/", 1)[1] for key in keys_with_prefix(transaction, b"component/")]
+
+    def _get(self, key: bytes) -> bytes:
+        with _environment(self.path / ARRAYS).begin() as transaction:
+            value: bytes | None = transaction.get(key)
+        if value is None:
+            raise KeyError(f"{key.decode()} is not in the store {self.path}")
+        return value
+
+
+class ComponentTable(Mapping[str, Component]):
+    """The store's components by code; each is decoded once a process and kept."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._decoded: dict[str, Component] = {}
+
+    def __getitem__(self, code: str) -> Component:
+        if code not in self._decoded:
+            self._decoded[code] = self._store.component(code)
+        return self._decoded[code]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._store.component_codes())
+
+    def __len__(self) -> int:
+        return len(self._store.component_codes())
+
+
+def check_schema(meta: bytes, path: Path) -> None:
+    """Raise ValueError unless a store's meta record carries this code's schema version."""
+    version = json.loads(meta)["schema_version"]
+    if version != SCHEMA_VERSION:
+        raise ValueError(
+            f"the store {path} has schema version {version}, this code reads {SCHEMA_VERSION}; prepare "
+            "it again into a new folder, or use the version of foldwright that made it"
+        )
+
+
+def _environment(file: Path) -> lmdb.Environment:
+    """The process's own read-only environment: LMDB allows one a file and process, and none across a fork."""
+    key = (str(file.resolve()), file.stat().st_ino)
+    if key not in _environments:
+        _environments[key] = lmdb.open(
+            str(file), subdir=False, readonly=True, lock=False, readahead=False, map_size=_MAP_SIZE
+        )
+    return _environments[key]
+
+
+def _close_environments() -> None:
+    while _environments:
+        _environments.popitem()[1].close()
+
+
+os.register_at_fork(before=_close_environments)  # parent and child open the file anew when they next read it
+
+
+def open_for_writing(file: Path) -> lmdb.Environment:
+    """A writable environment, made if missing; one writer at a time."""
+    return lmdb.open(str(file), subdir=False, map_size=_MAP_SIZE, readahead=False)
+
+
+def _pairs(transaction: lmdb.Transaction, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+    cursor = transaction.cursor()
+    if cursor.set_range(prefix):
+        for key, value in cursor:
+            if not bytes(key).startswith(prefix):
+                return
+            yield bytes(key), bytes(value)
+
+
+def records_with_prefix(transaction: lmdb.Transaction, prefix: bytes) -> dict[str, Any]:
+    """JSON values of all keys that start with `prefix`, by the rest of the key."""
+    return {key[len(prefix) :].decode(): json.loads(value) for key, value in _pairs(transaction, prefix)}
+
+
+def keys_with_prefix(transaction: lmdb.Transaction, prefix: bytes) -> list[bytes]:
+    return [key for key, _ in _pairs(transaction, prefix)]
