@@ -1,0 +1,7 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Time one whole training step; see foldwright.training.benchmark."""
+
+from foldwright.training.benchmark import main
+
+raise SystemExit(main())
