@@ -3,7 +3,7 @@
 
     python scripts/sample/align.py RAW
 
-reads RAW/mmcif and RAW/homologs (see fetch.py), writes RAW/msa/<entry>_<chain>.a3m by scripts/sample/alignments.tsv.
+reads RAW/mmcif and RAW/homologs (see fetch.py), writes RAW/msa/<entry>_<chain>.a3m by alignments.tsv.
 Homologs are FILE (all its records), FILE#ID (records whose name holds ID) or ENTRY#CHAIN (a chain of the
 sample). Each is aligned to the chain's sequence by itself (Biopython: global with free end gaps, BLOSUM62 or
 match/mismatch for RNA); it is kept if it covers half of the chain at 25 % identity. Insertions are lower

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Time, memory and MFU of a whole structure step (forward, losses, backward, clip, Adam, EMA) on one device.
+
+The batch is synthetic, of exactly the sizes of the first curriculum phase. Times are medians over repeats
+after warm-up, by CUDA events on a GPU; the breakdown comes from module hooks of the same steps. Launches are
+counted by the profiler in a step of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from foldwright.batch import Batch, collate
+from foldwright.data.synthetic import synthetic_example
+from foldwright.flops import StepSizes, step_flops
+from foldwright.kernels import Ops, select
+from foldwright.kernels.registry import choices
+from foldwright.layers.stack import set_checkpointing
+from foldwright.model import AlphaFold3
+from foldwright.training.checkpoint import code_version
+from foldwright.training.config import TrainConfig, compose_config
+from foldwright.training.curriculum import Curriculum
+from foldwright.training.ema import averaged_copy, update_average
+from foldwright.training.optim import build_adam, clip_gradients, set_learning_rate
+from foldwright.training.step import structure_step
+
+PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}  # dense bfloat16, vendors' data sheets
+TIMED_MODULES = ("trunk.embedder", "trunk.template", "trunk.msa", "trunk.pairformer", "diffusion")
+
+
+@dataclass
+class StepReport:
+    """Measured figures of one configuration; seconds, GiB, FLOPs."""
+
+    sizes: StepSizes
+    parameters: int
+    seconds: float
+    seconds_all: list[float]
+    peak_gib: float
+    model_flops: float
+    mfu: float | None
+    launches: int | None
+    gpu_busy_seconds: float | None
+    breakdown: dict[str, float]
+    kernels: dict[str, str]
+    machine: dict[str, str] = field(default_factory=dict)
+
+
+class Clock:
+    """Seconds spent in named regions, by CUDA events where there is a GPU, else by the host's clock."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.spans: dict[str, list[tuple[Any, Any]]] = defaultdict(list)
+        self._open: dict[str, Any] = {}
+
+    def _now(self) -> Any:
+        if self.device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def start(self, name: str) -> None:
+        self._open[name] = self._now()
+
+    def stop(self, name: str) -> None:
+        self.spans[name].append((self._open.pop(name), self._now()))
+
+    @contextmanager
+    def region(self, name: str):  # type: ignore[no-untyped-def]
+        self.start(name)
+        yield
+        self.stop(name)
+
+    def watch(self, network: nn.Module, names: Sequence[str]) -> None:
+        """Time the forwards of named submodules, those of a backward's recomputation excluded."""
+        for name in names:
+            module = network.get_submodule(name)
+            module.register_forward_pre_hook(lambda _m, _i, name=name: self.start(name))
+            module.register_forward_hook(lambda _m, _i, _o, name=name: self.stop(name))
+
+    def seconds(self) -> dict[str, float]:
+        """Total of each region so far."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+            return {n: sum(a.elapsed_time(b) for a, b in s) / 1e3 for n, s in self.spans.items()}
+        return {n: sum(b - a for a, b in s) for n, s in self.spans.items()}
+
+
+class StepBenchmark:
+    """A network, its average and optimiser, and a synthetic batch of the configured sizes."""
+
+    def __init__(self, config: TrainConfig, device: torch.device, console: Console) -> None:
+        phase = Curriculum(config.curriculum).at(0)
+        self.config, self.device, self.phase = config, device, phase
+        self.ops: Ops = select(config.kernels, device, console)
+        torch.manual_seed(config.seed)
+        with device:
+            self.network = AlphaFold3(config.model, self.ops).train()
+        set_checkpointing(self.network, config.trainer.activation_checkpointing)
+        self.average = averaged_copy(self.network)
+        self.optimizer = build_adam(self.network.parameters(), config.optimizer)
+        set_learning_rate(self.optimizer, 1e-5)
+        self.sizes = StepSizes(
+            phase.crop_tokens,
+            phase.crop_atoms,
+            phase.msa_rows,
+            config.data.n_templates,
+            phase.diffusion_samples,
+            config.max_cycles,
+        )
+        self.batch: Batch = collate([self._example(config.max_cycles)], {}).to(device)
+
+    def _example(self, n_cycles: int) -> Batch:
+        s = self.sizes
+        return synthetic_example(
+            s.tokens, s.atoms, n_rows=s.msa_rows, n_cycles=n_cycles, n_templates=s.templates
+        )
+
+    def step(self, clock: Clock) -> None:
+        """One whole training step, timed by region."""
+        config = self.config
+        with clock.region("step"):
+            with clock.region("forward and losses"):
+                terms = structure_step(
+                    self.network,
+                    self.batch,
+                    self.phase.diffusion_samples,
+                    config.seed,
+                    config.noise,
+                    config.losses,
+                    self.ops,
+                )
+            with clock.region("backward"):
+                terms["loss"].backward()
+            with clock.region("optimiser"):
+                clip_gradients(self.network.parameters(), config.optimizer.clip_norm)
+                self.optimizer.step()
+                self.optimizer.zero_grad(set_to_none=True)
+                update_average(self.average, self.network, config.ema.decay)
+
+    def run(self, repeats: int, warmup: int = 2) -> StepReport:
+        """Time `repeats` steps one by one; then profile one more for launches."""
+        for _ in range(warmup):
+            self.step(Clock(self.device))
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        clocks = [Clock(self.device) for _ in range(repeats)]
+        for clock in clocks:
+            self.step(clock)
+        seconds = [clock.seconds()["step"] for clock in clocks]
+        peak = torch.cuda.max_memory_allocated() / 2**30 if self.device.type == "cuda" else float("nan")
+        launches, busy = self._profile() if self.device.type == "cuda" else (None, None)
+        watched = Clock(self.device)
+        watched.watch(self.network, TIMED_MODULES)
+        self.step(watched)
+        return self._report(seconds, peak, watched.seconds(), launches, busy)
+
+    def _profile(self) -> tuple[int, float]:
+        """Kernel launches of one step and the seconds the GPU worked in it."""
+        activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+        with torch.profiler.profile(activities=activities, acc_events=True) as profiler:
+            self.step(Clock(self.device))
+            torch.cuda.synchronize()
+        kernels = [e for e in profiler.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+        return len(kernels), sum(event.device_time_total for event in kernels) / 1e6
+
+    def _report(
+        self,
+        seconds: list[float],
+        peak: float,
+        breakdown: dict[str, float],
+        launches: int | None,
+        busy: float | None,
+    ) -> StepReport:
+        median = statistics.median(seconds)
+        flops = step_flops(self.config.model, self.sizes)["total"]
+        name = torch.cuda.get_device_name() if self.device.type == "cuda" else platform.processor()
+        peak_flops = next((value for chip, value in PEAK_FLOPS.items() if chip in name), None)
+        package, commit = code_version()
+        return StepReport(
+            self.sizes,
+            sum(p.numel() for p in self.network.parameters()),
+            median,
+            seconds,
+            peak,
+            flops,
+            flops / median / peak_flops if peak_flops else None,
+            launches,
+            busy,
+            breakdown,
+            dict(choices(self.ops)),
+            {"device": name, "torch": str(torch.__version__), "foldwright": package, "commit": commit},
+        )
+
+
+def print_report(report: StepReport, console: Console) -> None:
+    s = report.sizes
+    title = f"{s.tokens} tokens, D {s.diffusion_samples}, {s.cycles:g} cycles, {s.msa_rows} MSA rows"
+    table = Table("figure", "value", title=f"{title}, {s.templates} templates", title_justify="left")
+    table.add_row("s/step (median)", f"{report.seconds:.3f}")
+    table.add_row("s/step (range)", f"{min(report.seconds_all):.3f} - {max(report.seconds_all):.3f}")
+    table.add_row("peak memory, GiB", f"{report.peak_gib:.1f}")
+    table.add_row("model TFLOP", f"{report.model_flops / 1e12:.1f}")
+    table.add_row("MFU", "unknown peak" if report.mfu is None else f"{100 * report.mfu:.2f} %")
+    if report.launches is not None:
+        table.add_row("kernel launches", f"{report.launches:,}")
+        table.add_row("GPU busy, s", f"{report.gpu_busy_seconds:.3f}")
+    for name, seconds in report.breakdown.items():
+        table.add_row(f"  {name}, s", f"{seconds:.3f}")
+    console.print(table)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Hydra overrides as for train.py (model=base curriculum.initial.crop_tokens=640 ...) beside the
+    flags.
+    """
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--repeats", type=int, default=5, help="timed steps (default 5)")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    flags, overrides = parser.parse_known_args(arguments)
+    console = Console()
+    config = compose_config(["data=pdb", "data.n_templates=4", *overrides])
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    report = StepBenchmark(config, device, console).run(flags.repeats)
+    print_report(report, console)
+    if flags.json:
+        flags.json.parent.mkdir(parents=True, exist_ok=True)
+        record = {**asdict(report), "command": ["scripts/benchmark_step.py", *(arguments or sys.argv[1:])]}
+        flags.json.write_text(json.dumps(record, indent=1) + "\n")
+    return 0

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Callbacks: checkpoint and resume, metrics.csv and the progress bar, the look at the result.
+
+All act on optimiser steps, not on batches, and read the step's figures from the module's `record`.
+"""
+
+from __future__ import annotations
+
+import csv
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from foldwright.data.dataset import StoreDataset
+from foldwright.training import checkpoint, summary
+from foldwright.training.config import TrainConfig, to_plain
+from foldwright.training.module import StructureTraining
+from foldwright.training.parallel import any_rank, rank
+
+
+class Checkpointer(L.Callback):
+    """Resumes from the run's newest sound checkpoint; saves every so many steps, at the end, on SIGTERM.
+
+    SIGTERM takes effect at the end of the running step, on all ranks at once: save, then leave the loop.
+    """
+
+    def __init__(self, root: Path, config: TrainConfig, console: Console) -> None:
+        self.root, self.config, self.console = root, config, console
+        self.resumed_step = 0
+        self.interrupted = False
+        self.latest: Path | None = None
+        self._saved_step = -1
+        self._sigterm = False
+        self._previous_handler: Any = None
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Load weights, average, moments and step; Lightning has set the optimiser up and not yet begun."""
+        assert isinstance(pl_module, StructureTraining)
+        directory, passed_over = checkpoint.newest(self.root)
+        for reason in passed_over:
+            self.console.print(f"[yellow]checkpoint passed over:[/] {reason}")
+        if directory is None:
+            return
+        record = checkpoint.load(directory, self._tensors(trainer, pl_module))
+        pl_module.skipped_steps = record.skipped_steps
+        self.resumed_step = self._saved_step = record.step
+        self.latest = directory
+        trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = (
+            record.step
+        )
+        self.console.print(f"resuming at step {record.step:,} from {directory}")
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take SIGTERM over from Lightning, whose own handler leaves without saving."""
+        self._previous_handler = signal.signal(signal.SIGTERM, self._note_sigterm)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, StructureTraining)
+        step = trainer.global_step
+        if step == self._saved_step or (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        self.interrupted = any_rank(self._sigterm, pl_module.device)
+        if self.interrupted or step % self.config.checkpoint.every_steps == 0 or step >= trainer.max_steps:
+            self._save(trainer, pl_module)
+        if self.interrupted:
+            self.console.print(
+                f"[bold]SIGTERM:[/] saved step {step:,} to {self.latest}; the same command resumes"
+            )
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        signal.signal(signal.SIGTERM, self._previous_handler)
+
+    def _note_sigterm(self, number: int, frame: FrameType | None) -> None:
+        self._sigterm = True
+
+    def _tensors(self, trainer: L.Trainer, module: StructureTraining) -> dict[str, torch.Tensor]:
+        return checkpoint.state_tensors(module.network, module.average, trainer.optimizers[0])
+
+    def _save(self, trainer: L.Trainer, module: StructureTraining) -> None:
+        record = checkpoint.Record(
+            step=trainer.global_step,
+            seed=self.config.seed,
+            config=to_plain(self.config),
+            skipped_steps=module.skipped_steps,
+            world_size=trainer.world_size,
+        )
+        tensors = self._tensors(trainer, module)
+        self.latest = checkpoint.save(self.root, tensors, record, self.config.checkpoint.keep_last)
+        self._saved_step = trainer.global_step
+
+
+class MetricsFile:
+    """metrics.csv: one row a step, columns fixed by the first row; steps after a resumed one are dropped."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def truncate(self, step: int) -> None:
+        """Keep the rows of steps 1..step: what ran after the checkpoint will run, and be written, again."""
+        if not self.path.exists():
+            return
+        shortened = MetricsFile(self.path.with_suffix(".partial"))
+        shortened.path.unlink(missing_ok=True)
+        for row in self.rows():
+            if row["step"] <= step:
+                shortened.append(row)
+        if shortened.path.exists():
+            shortened.path.replace(self.path)
+        else:
+            self.path.unlink()
+
+    def append(self, row: dict[str, float]) -> None:
+        is_new = not self.path.exists()
+        with self.path.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if is_new:
+                writer.writerow(row)
+            writer.writerow([int(value) if name == "step" else repr(value) for name, value in row.items()])
+
+    def rows(self) -> list[dict[str, float]]:
+        """Rows in order; a last line cut short by a kill is left out."""
+        if not self.path.exists():
+            return []
+        with self.path.open(newline="") as file:
+            lines = list(csv.reader(file))
+        return [
+            dict(zip(lines[0], map(float, line), strict=True))
+            for line in lines[1:]
+            if len(line) == len(lines[0])
+        ]
+
+
+class Meter(L.Callback):
+    """Times steps, writes metrics.csv (and W&B when it is the logger), and keeps the progress bar."""
+
+    def __init__(self, path: Path, config: TrainConfig, console: Console) -> None:
+        self.file, self.config, self.console = MetricsFile(path), config, console
+        self.progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._last_time = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if rank() == 0:
+            self.file.truncate(trainer.global_step)
+        self._bar = self.progress.add_task(
+            self.config.stage, total=trainer.max_steps, completed=trainer.global_step, figures=""
+        )
+        if self.console.is_terminal:
+            self.progress.start()
+        self._last_time = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, StructureTraining)
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        now = time.perf_counter()
+        seconds, self._last_time = now - self._last_time, now
+        row = {"step": float(trainer.global_step), **pl_module.record, "step_time": seconds}
+        if pl_module.device.type == "cuda":
+            row["peak_memory_gib"] = torch.cuda.max_memory_allocated(pl_module.device) / 2**30
+        if rank() == 0:
+            self.file.append(row)
+        for logger in trainer.loggers:
+            logger.log_metrics(row, step=trainer.global_step)
+        self._show(row, trainer.max_steps)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.progress.stop()
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        self.progress.stop()
+
+    def _show(self, row: dict[str, float], max_steps: int) -> None:
+        step, seconds = int(row["step"]), row["step_time"]
+        figures = (
+            f"loss {row['loss']:.3f}  lr {row['lr']:.2e}  {seconds:.2f} s/step  "
+            f"{self.config.global_batch / seconds:.2f} examples/s"
+        )
+        if "peak_memory_gib" in row:
+            figures += f"  {row['peak_memory_gib']:.1f} GiB"
+        if row["skipped"]:
+            self.console.print(f"[yellow]step {step:,} skipped:[/] loss or gradient not finite")
+        self.progress.update(self._bar, completed=step, figures=figures)
+        every = self.config.logger.every_steps
+        if not self.console.is_terminal and (step % every == 0 or step in (1, max_steps)):
+            self.console.print(f"step {step:,}/{max_steps:,}  {figures}", highlight=False)
+
+
+class Summary(L.Callback):
+    """When training has ended by itself: predict one structure with the average, write and print it."""
+
+    def __init__(
+        self, run_dir: Path, config: TrainConfig, dataset: StoreDataset, checkpointer: Checkpointer
+    ) -> None:
+        self.run_dir, self.config, self.dataset, self.checkpointer = run_dir, config, dataset, checkpointer
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """All ranks sample, since the average may be sharded; the first writes."""
+        assert isinstance(pl_module, StructureTraining)
+        if self.checkpointer.interrupted:
+            return
+        prediction = summary.predict(
+            pl_module.average,
+            self.dataset,
+            self.config.summary,
+            n_cycles=self.config.max_cycles,
+            msa_rows=pl_module.curriculum.at(trainer.global_step).msa_rows,
+            seed=self.config.seed,
+            device=pl_module.device,
+        )
+        if rank() == 0:
+            rows = MetricsFile(self.run_dir / "metrics.csv").rows()
+            summary.write(prediction, rows, self.run_dir)
+            table = summary.table(prediction, rows, self.run_dir, self.checkpointer.latest)
+            self.checkpointer.console.print(table)

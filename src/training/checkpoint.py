@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints: one format for one process, DDP and FSDP2, on any number of ranks.
+
+A checkpoint is a directory `step-00000120` of torch.distributed.checkpoint's sharded files (weights, their
+average, Adam's moments) and `checkpoint.json` (step, config, versions, size and CRC-32 of every file). It is
+written under a `.partial` name and renamed last, so a directory under its final name is complete. Finding the
+newest one verifies it, and passes over whatever is damaged. Only `.metadata` is a pickle, and DCP's own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import zlib
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from foldwright.training.parallel import barrier, from_first_rank, gather, is_distributed, rank
+
+FORMAT = "foldwright-checkpoint/1"
+RECORD = "checkpoint.json"
+PARTIAL = ".partial"
+_NAMES_SHOWN = 5
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that does not belong to this model or code; the message says what differs."""
+
+
+@dataclass
+class CheckpointConfig:
+    """Save every so many steps (and at the end, and on SIGTERM); keep the newest `keep_last`."""
+
+    every_steps: int = 500
+    keep_last: int = 3
+
+
+@dataclass
+class Record:
+    """What `checkpoint.json` says. `files`: name -> [bytes, CRC-32]; `config` is the resolved one."""
+
+    step: int
+    seed: int
+    config: dict[str, Any]
+    skipped_steps: int = 0
+    world_size: int = 1
+    format: str = FORMAT
+    version: str = ""
+    commit: str = ""
+    torch: str = str(torch.__version__)
+    files: dict[str, list[int]] = field(default_factory=dict)
+
+
+def state_tensors(
+    network: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, Tensor]:
+    """All tensors of a training state by name, sharing memory with their owners."""
+    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    tensors |= {f"average.{name}": tensor for name, tensor in average.state_dict().items()}
+    for name, parameter in network.named_parameters():
+        for key, tensor in optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer.{name}.{key}"] = tensor
+    return tensors
+
+
+def save(root: Path, tensors: dict[str, Tensor], record: Record, keep_last: int) -> Path:
+    """Write a checkpoint of `record.step` under `root`; drop all but the newest `keep_last`. Collective."""
+    final = root / f"step-{record.step:08d}"
+    partial = final.with_name(final.name + PARTIAL)
+    if rank() == 0:
+        for stale in root.glob(f"*{PARTIAL}"):
+            shutil.rmtree(stale)
+        partial.mkdir(parents=True)
+    barrier()
+    writer = dcp.FileSystemWriter(partial, sync_files=True)
+    dcp.save(dict(tensors), storage_writer=writer, no_dist=not is_distributed())
+    own = [path for path in sorted(partial.iterdir()) if _is_written_by(path, rank())]
+    sums = gather({path.name: [path.stat().st_size, _crc32(path)] for path in own})
+    if rank() == 0:
+        record.files = {name: entry for part in sums for name, entry in part.items()}
+        record.version, record.commit = code_version()
+        _write_record(partial, record)
+        if final.exists():  # damaged: a sound one would have been resumed from
+            shutil.rmtree(final)
+        partial.rename(final)
+        _sync_directory(root)
+        _prune(root, keep_last)
+    barrier()
+    return final
+
+
+def load(directory: Path, tensors: dict[str, Tensor]) -> Record:
+    """Read a verified checkpoint into the given tensors, in place, resharding as needed. Collective.
+
+    Raises CheckpointError naming the first missing, unexpected and mis-shaped tensors, before any is written.
+    """
+    reader = dcp.FileSystemReader(directory)
+    stored = {
+        name: tuple(entry.size)
+        for name, entry in reader.read_metadata().state_dict_metadata.items()
+        if isinstance(entry, TensorStorageMetadata)
+    }
+    _check_same(directory, stored, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    dcp.load(dict(tensors), storage_reader=reader, no_dist=not is_distributed())
+    return read_record(directory)
+
+
+def newest(root: Path) -> tuple[Path | None, list[str]]:
+    """The newest sound checkpoint under `root`, and why each newer one was passed over. Collective."""
+    return from_first_rank(_newest(root) if rank() == 0 else (None, []))
+
+
+def read_record(directory: Path) -> Record:
+    """Read `checkpoint.json`; CheckpointError where another format wrote it."""
+    fields = json.loads((directory / RECORD).read_text())
+    if fields.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{directory}: got format {fields.get('format')!r}, expected {FORMAT!r}; "
+            "train on with the code that wrote it, or start another run with run_name=NAME"
+        )
+    return Record(**fields)
+
+
+def fault(directory: Path) -> str | None:
+    """Why a checkpoint cannot be used (unreadable record, missing, cut or altered file), or None if sound."""
+    try:
+        files = json.loads((directory / RECORD).read_text())["files"]
+    except (OSError, KeyError, ValueError) as error:
+        return f"{RECORD} is unreadable ({error})"
+    for name, (size, crc) in files.items():
+        path = directory / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes instead of {size}"
+        if _crc32(path) != crc:
+            return f"{name} was altered since it was written (CRC-32 differs)"
+    return None
+
+
+def code_version() -> tuple[str, str]:
+    """Package version and git commit of the running code; an empty string for what cannot be told."""
+    try:
+        package = version("foldwright")
+    except PackageNotFoundError:
+        package = ""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        commit = subprocess.run(
+            command, capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        commit = ""
+    return package, commit
+
+
+def _newest(root: Path) -> tuple[Path | None, list[str]]:
+    passed_over: list[str] = []
+    for directory in sorted(root.glob("step-*"), reverse=True):
+        reason = "was never finished" if directory.name.endswith(PARTIAL) else fault(directory)
+        if reason is None:
+            return directory, passed_over
+        passed_over.append(f"{directory}: {reason}")
+    return None, passed_over
+
+
+def _check_same(
+    directory: Path, stored: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]
+) -> None:
+    differences = {
+        "missing in the checkpoint": sorted(wanted.keys() - stored.keys()),
+        "unexpected in the checkpoint": sorted(stored.keys() - wanted.keys()),
+        "of another shape": [
+            f"{name} {list(stored[name])} instead of {list(wanted[name])}"
+            for name in sorted(wanted.keys() & stored.keys())
+            if stored[name] != wanted[name]
+        ],
+    }
+    lines = [
+        f"  {len(names)} {what}: {', '.join(names[:_NAMES_SHOWN])}" + ", ..." * (len(names) > _NAMES_SHOWN)
+        for what, names in differences.items()
+        if names
+    ]
+    if lines:
+        raise CheckpointError(
+            f"{directory} holds another model:\n" + "\n".join(lines) + "\n"
+            "Give the model settings it was trained with, or start another run with run_name=NAME."
+        )
+
+
+def _is_written_by(path: Path, writer: int) -> bool:
+    """DCP names data files `__RANK_NUMBER.distcp`; the metadata is rank 0's."""
+    return path.name.startswith(f"__{writer}_") or (writer == 0 and path.name == ".metadata")
+
+
+def _crc32(path: Path) -> int:
+    checksum = 0
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 22):
+            checksum = zlib.crc32(chunk, checksum)
+    return checksum
+
+
+def _write_record(directory: Path, record: Record) -> None:
+    with (directory / RECORD).open("w") as file:
+        json.dump(asdict(record), file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _prune(root: Path, keep_last: int) -> None:
+    """Delete old checkpoints, record first, so that one half deleted never looks complete."""
+    complete = sorted(path for path in root.glob("step-*") if not path.name.endswith(PARTIAL))
+    for directory in complete[:-keep_last]:
+        (directory / RECORD).unlink(missing_ok=True)
+        shutil.rmtree(directory, ignore_errors=True)

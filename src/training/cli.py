@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: `train.py stage=structure key=value ...`.
+
+Composes the configuration, claims the run directory, trains, and shows the result. The same command resumes a
+run where it stopped. Mistakes of the user end in a message and exit code 1, without a traceback.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+import hydra
+import lightning as L
+import torch
+from hydra._internal.utils import get_args_parser
+from lightning.pytorch.loggers import Logger as LightningLogger
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.markup import escape
+
+from foldwright.kernels import select
+from foldwright.training.callbacks import Checkpointer, Meter, Summary
+from foldwright.training.checkpoint import CheckpointError
+from foldwright.training.config import (
+    CONFIG_MODULE,
+    CONFIG_NAME,
+    ConfigError,
+    Logger,
+    TrainConfig,
+    build,
+    compose_config,
+    register,
+)
+from foldwright.training.curriculum import Curriculum
+from foldwright.training.datamodule import StoreData, end_workers, open_dataset
+from foldwright.training.module import StructureTraining
+from foldwright.training.parallel import Layout, build_strategy, resolve
+from foldwright.training.run_directory import claim, wandb_id
+from foldwright.training.summary import choose_entry
+
+
+def main() -> None:
+    """Entry point of `train.py`: exits 1 after a message for a bad configuration."""
+    arguments = get_args_parser().parse_args()
+    register()
+    if not (arguments.multirun or arguments.help or arguments.hydra_help or arguments.info):
+        try:  # Hydra's own report of a wrong key knows neither the nearest one nor a `+typo`
+            compose_config(arguments.overrides)
+        except ConfigError as error:
+            _refuse(error)
+    hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=CONFIG_NAME)(_run)()
+
+
+def _run(composed: DictConfig) -> None:
+    try:
+        train(build(composed))
+    except (ConfigError, CheckpointError) as error:
+        _refuse(error)
+
+
+def _refuse(error: Exception) -> None:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(1)
+
+
+def train(config: TrainConfig) -> None:
+    """Run training as configured, from the newest checkpoint of its run directory if there is one.
+
+    Raises ConfigError before anything is written if the configuration cannot be used here.
+    """
+    console = Console(quiet=_rank() != 0)
+    run_dir = Path(config.paths.run_dir)
+    try:
+        layout = resolve(config.trainer)
+        accumulate = layout.accumulation(config.global_batch, config.trainer.batch_per_device)
+        curriculum = Curriculum(config.curriculum)
+        max_steps = _max_steps(config, curriculum)
+        dataset = open_dataset(config.data, config.seed)
+        choose_entry(dataset, config.summary.entry)
+        _announce(config, layout, run_dir, console)
+        console.print(curriculum.table(max_steps, config.global_batch))
+        ops = select(config.kernels, layout.device_type, console)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    claim(run_dir, config, is_writer=_rank() == 0)
+    checkpointer = Checkpointer(run_dir / "checkpoints", config, console)
+    meter = Meter(run_dir / "metrics.csv", config, console)
+    summary = Summary(run_dir, config, dataset, checkpointer)
+    _quieten_lightning()
+    trainer = L.Trainer(
+        accelerator="gpu" if layout.device_type == "cuda" else "cpu",
+        devices=layout.devices,
+        num_nodes=layout.num_nodes,
+        strategy=build_strategy(layout),
+        max_steps=max_steps,
+        max_epochs=-1,
+        accumulate_grad_batches=accumulate,
+        callbacks=[checkpointer, meter, summary],
+        logger=_logger(config, run_dir),
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=run_dir,
+    )
+    try:
+        trainer.fit(StructureTraining(config, ops), StoreData(config, curriculum, dataset))
+    finally:
+        end_workers()
+
+
+def _rank() -> int:
+    """This process's rank as its launcher tells it, before there is a process group."""
+    return int(getattr(rank_zero.rank_zero_only, "rank", 0))
+
+
+def _max_steps(config: TrainConfig, curriculum: Curriculum) -> int:
+    wanted = curriculum.steps if config.trainer.max_steps is None else config.trainer.max_steps
+    if not 1 <= wanted <= curriculum.steps:
+        last = list(curriculum.phases)[-1]
+        raise ValueError(
+            f"trainer.max_steps: got {wanted}, expected 1 to {curriculum.steps}, the end of the last phase; "
+            f"raise curriculum.{last}.until to go further"
+        )
+    return wanted
+
+
+def _announce(config: TrainConfig, layout: Layout, run_dir: Path, console: Console) -> None:
+    """Say loudly what this run is and runs on."""
+    device = torch.cuda.get_device_name() if layout.device_type == "cuda" else "CPU"
+    threads = "" if layout.device_type == "cuda" else f", {torch.get_num_threads()} threads"
+    console.rule(f"[bold]foldwright  stage={config.stage}")
+    pairs = {
+        "device": f"{layout.world_size} x {device} ({layout.sharding.value}{threads})",
+        "data": config.data.root,
+        "seed": str(config.seed),
+        "run directory": str(run_dir.resolve()),
+    }
+    for name, value in pairs.items():
+        console.print(f"[bold]{name:>13}[/]  {escape(value)}", highlight=False)
+
+
+def _logger(config: TrainConfig, run_dir: Path) -> LightningLogger | bool:
+    if config.logger.kind is not Logger.wandb:
+        return False
+    return WandbLogger(
+        project=config.logger.wandb_project,
+        name=config.run_name,
+        save_dir=run_dir,
+        id=wandb_id(run_dir),
+        resume="allow",
+        offline=config.logger.wandb_offline,
+    )
+
+
+def _quieten_lightning() -> None:
+    """Silence advice that does not apply: workers are configured, one process needs no process group."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*torch.distributed is disabled, unavailable or uninit.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
+    warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")

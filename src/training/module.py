@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Lightning module: wires network, noise, losses, optimiser and average together; decides nothing else.
+
+One step: one trunk pass an example, D noise samples, one weighted sum of losses (AF3 SI 3.7 and 5), all
+randomness keyed by (seed, sample number). A step whose loss or gradient is not finite on any rank is
+skipped on all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from foldwright.batch import Batch
+from foldwright.kernels import Ops
+from foldwright.layers.stack import set_checkpointing
+from foldwright.model import AlphaFold3
+from foldwright.training.config import TrainConfig
+from foldwright.training.curriculum import Curriculum
+from foldwright.training.ema import averaged_copy, update_average
+from foldwright.training.optim import build_adam, clip_gradients, learning_rate, set_learning_rate
+from foldwright.training.parallel import mean_over_ranks, shard
+from foldwright.training.step import structure_step
+
+
+class StructureTraining(L.LightningModule):
+    """Trains AlphaFold3's structure stage.
+
+    After each optimiser step `record` holds its figures, the same on every rank: loss and every loss term,
+    gradient norm, learning rate, number of cycles, and 1 in `skipped` if the step was skipped.
+    """
+
+    network: AlphaFold3
+    average: AlphaFold3
+
+    def __init__(self, config: TrainConfig, ops: Ops) -> None:
+        super().__init__()
+        self.config = config
+        self.ops = ops
+        self.curriculum = Curriculum(config.curriculum)
+        self.record: dict[str, float] = {}
+        self.skipped_steps = 0
+        self.skipped_in_a_row = 0
+        self._terms: list[dict[str, Tensor]] = []
+
+    def configure_model(self) -> None:
+        """Build the network (weights drawn on the CPU from the seed alone), its average, and shard both."""
+        if hasattr(self, "network"):
+            return
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            torch.manual_seed(self.config.seed)
+            network = AlphaFold3(self.config.model, self.ops)
+        set_checkpointing(network, self.config.trainer.activation_checkpointing)
+        average = averaged_copy(network)
+        if self.device_mesh is not None:
+            shard(network, self.device_mesh)
+            shard(average, self.device_mesh)
+        self.network, self.average = network, average
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return build_adam(self.network.parameters(), self.config.optimizer)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of one batch; `record` follows once the step's last batch has run."""
+        phase = self.curriculum.at(self.global_step)
+        terms = structure_step(
+            self.network,
+            batch,
+            phase.diffusion_samples,
+            self.config.seed,
+            self.config.noise,
+            self.config.losses,
+            self.ops,
+        )
+        terms["n_cycles"] = torch.tensor(float(batch.msa.shape[1]), device=batch.device)
+        self._terms.append({name: term.detach() for name, term in terms.items()})
+        return terms["loss"]
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip, then decide for all ranks alike whether the step counts: no gradients, no update."""
+        norm = clip_gradients(self.network.parameters(), self.config.optimizer.clip_norm)
+        names = list(self._terms[0])
+        terms = torch.stack([torch.stack([term[name].float() for name in names]) for term in self._terms])
+        means = mean_over_ranks(terms.mean(dim=0))  # a NaN or infinity of any rank reaches every rank
+        figures = torch.cat([means, norm.to(means).view(1)]).tolist()
+        self._terms.clear()
+        self.record = dict(zip([*names, "grad_norm"], figures, strict=True))
+        is_finite = bool(torch.isfinite(torch.tensor(figures)).all())
+        self.record |= {"lr": optimizer.param_groups[0]["lr"], "skipped": float(not is_finite)}
+        self._count_skip(is_finite)
+        if not is_finite:
+            optimizer.zero_grad(set_to_none=True)
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Any,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        set_learning_rate(optimizer, learning_rate(self.global_step + 1, self.config.schedule))
+        optimizer.step(closure=optimizer_closure)
+        if not self.record["skipped"]:
+            update_average(self.average, self.network, self.config.ema.decay)
+
+    def _count_skip(self, is_finite: bool) -> None:
+        self.skipped_in_a_row = 0 if is_finite else self.skipped_in_a_row + 1
+        self.skipped_steps += not is_finite
+        limit = self.config.optimizer.max_skipped_in_a_row
+        if self.skipped_in_a_row > limit:
+            raise RuntimeError(
+                f"{self.skipped_in_a_row} steps in a row had a loss or gradient not finite (the last: "
+                f"{self.record}), expected at most optimizer.max_skipped_in_a_row={limit}; the weights are "
+                "those before them: lower schedule.lr, or look at the samples of these steps"
+            )

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The run directory: one configuration each, so that rerunning a command resumes and nothing is mixed up.
+
+config.yaml holds the resolved configuration; its fingerprint is the SHA-256 of the settings that decide what
+is computed. Settings that only say where and how it runs may change from one start to the next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from foldwright.training.config import ConfigError, TrainConfig, flatten, to_plain
+
+CONFIG_FILE = "config.yaml"
+FREE_SETTINGS = ("trainer", "loader", "kernels", "checkpoint", "logger", "summary", "paths", "run_name")
+
+
+def deciding(plain: dict[str, Any]) -> dict[str, Any]:
+    """The settings that decide what is computed, flattened, without those in FREE_SETTINGS."""
+    return flatten({key: value for key, value in plain.items() if key not in FREE_SETTINGS})
+
+
+def fingerprint(plain: dict[str, Any]) -> str:
+    """SHA-256 of the deciding settings."""
+    return hashlib.sha256(json.dumps(deciding(plain), sort_keys=True).encode()).hexdigest()
+
+
+def claim(run_dir: Path, config: TrainConfig, is_writer: bool) -> None:
+    """Make the directory this run's; ConfigError, saying what differs, if another configuration owns it."""
+    plain = to_plain(config)
+    path = run_dir / CONFIG_FILE
+    if path.exists():
+        before = yaml.safe_load(path.read_text())
+        _refuse_other(run_dir, deciding(before), deciding(plain))
+    if is_writer:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        text = f"# fingerprint: {fingerprint(plain)}\n" + yaml.safe_dump(plain, sort_keys=False)
+        partial = path.with_suffix(".partial")
+        partial.write_text(text)
+        partial.replace(path)
+
+
+def wandb_id(run_dir: Path) -> str:
+    """The run's Weights & Biases id, made once and kept, so that a resumed run continues its curves."""
+    path = run_dir / "wandb_id"
+    if not path.exists():
+        path.write_text(secrets.token_hex(4))
+    return path.read_text().strip()
+
+
+def _refuse_other(run_dir: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    missing = "(not set)"
+    differing = [
+        f"  {key}: {before.get(key, missing)!r} there, {now.get(key, missing)!r} now"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key, missing) != now.get(key, missing)
+    ]
+    if differing:
+        raise ConfigError(
+            f"{run_dir} belongs to a run with another configuration:\n" + "\n".join(differing) + "\n"
+            "Give the same settings to resume it, or run_name=NAME to start a run of its own."
+        )

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A look at the result: the averaged model predicts one structure of the store, from noise.
+
+`predict` samples it, `write` leaves prediction.cif, loss.png and distances.png in the run directory, `table`
+says the first and last loss, the LDDT to the truth and where everything lies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.table import Table
+
+from foldwright.batch import Batch, collate
+from foldwright.data.dataset import StoreDataset
+from foldwright.data.structure import Floats, Structure
+from foldwright.data.write_mmcif import write_structure
+from foldwright.diffusion.sampler import SamplerConfig
+from foldwright.evaluation.lddt import lddt
+from foldwright.model import AlphaFold3
+from foldwright.randomness import key
+
+
+@dataclass
+class SummaryConfig:
+    """What is sampled after training: `entry` (default: the smallest of the store), from noise."""
+
+    entry: str | None = None
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+
+
+@dataclass
+class Prediction:
+    """One sampled structure: batch of the whole entry (B = 1), coordinates [L, 3] Å, LDDT to the truth."""
+
+    structure: Structure
+    batch: Batch
+    coords: Floats
+    lddt: float
+
+
+def choose_entry(dataset: StoreDataset, wanted: str | None) -> str:
+    """The wanted entry, or the store's smallest; ValueError if the store lacks it."""
+    manifest = dataset.store.manifest()
+    sizes = dict(zip(manifest["entry"].to_pylist(), manifest["n_tokens"].to_pylist(), strict=True))
+    if wanted is None:
+        return min(sizes, key=lambda entry: (sizes[entry], entry))
+    if wanted not in sizes:
+        raise ValueError(f"summary.entry: got {wanted!r}, which is not in the store {dataset.store.path}")
+    return wanted
+
+
+def predict(
+    network: AlphaFold3,
+    dataset: StoreDataset,
+    config: SummaryConfig,
+    *,
+    n_cycles: int,
+    msa_rows: int,
+    seed: int,
+    device: torch.device,
+) -> Prediction:
+    """Sample one whole entry from noise. Collective where the network is sharded."""
+    example = dataset.full_example(choose_entry(dataset, config.entry), n_cycles, msa_rows)
+    atoms = -(-example.batch.sizes()["A"] // 32) * 32  # whole query windows of atom attention
+    batch = collate([example.batch], {"A": (atoms,)}).to(device)
+    was_training = network.training
+    network.eval()
+    x = network.sample(batch, 1, config.sampler, key(batch.sample_number, seed))[0, 0]
+    network.train(was_training)
+    n_atoms = len(example.structure.atom_residue)
+    residue = torch.from_numpy(np.array(example.structure.atom_residue)).to(device)
+    score = lddt(x[:n_atoms], batch.atom_coords[0, :n_atoms], batch.atom_resolved[0, :n_atoms], residue)
+    return Prediction(example.structure, batch, x[:n_atoms].float().cpu().numpy(), float(score))
+
+
+def write(prediction: Prediction, rows: list[dict[str, float]], run_dir: Path) -> None:
+    """Write prediction.cif, distances.png and, given rows of metrics.csv, loss.png."""
+    write_structure(prediction.structure, prediction.coords, run_dir / "prediction.cif")
+    batch = prediction.batch
+    shown = batch.representative_atom[0][batch.token_mask[0]].long().cpu().numpy()
+    true, resolved = batch.atom_coords[0].cpu().numpy(), batch.atom_resolved[0].cpu().numpy()
+    plot_distances(prediction.coords[shown], true[shown], resolved[shown], run_dir / "distances.png")
+    if rows:
+        plot_losses(rows, run_dir / "loss.png")
+
+
+def table(
+    prediction: Prediction, rows: list[dict[str, float]], run_dir: Path, checkpoint: Path | None
+) -> Table:
+    """The few lines that end a run."""
+    table = Table(title="done", title_justify="left", show_header=False)
+    if rows:
+        window = max(1, len(rows) // 10)
+        for name, part in (("first", rows[:window]), ("last", rows[-window:])):
+            mean = np.mean([row["loss"] for row in part])
+            steps = f"steps {part[0]['step']:.0f}-{part[-1]['step']:.0f}"
+            table.add_row(f"{name} loss", f"{mean:.3f} (mean of {steps})")
+    entry, tokens = prediction.structure.entry_id, int(prediction.batch.token_mask.sum())
+    table.add_row("sampled", f"{entry}, {tokens} tokens, by the averaged weights: LDDT {prediction.lddt:.3f}")
+    table.add_row("structure", str(run_dir / "prediction.cif"))
+    table.add_row("metrics", str(run_dir / "metrics.csv"))
+    table.add_row("figures", f"{run_dir / 'loss.png'}, {run_dir / 'distances.png'}")
+    table.add_row("checkpoint", str(checkpoint))
+    return table
+
+
+def plot_losses(rows: list[dict[str, float]], path: Path) -> None:
+    """Loss and its terms over steps, as PNG, with the loss's running mean over a twentieth of the run."""
+    figure, axes = _figure(8, 4.5)
+    steps = np.array([row["step"] for row in rows])
+    names = [name for name in rows[0] if name in ("loss", "weighted_mse", "smooth_lddt", "distogram")]
+    for name in names:
+        axes.plot(steps, [row[name] for row in rows], label=name, alpha=0.5, linewidth=0.8)
+    window = max(1, len(rows) // 20)
+    losses = np.array([row["loss"] for row in rows])
+    mean = np.convolve(losses, np.ones(window) / window, mode="valid")
+    axes.plot(steps[window - 1 :], mean, color="black", label=f"loss, mean of {window}")
+    axes.set(xlabel="step", ylabel="loss", yscale="log")
+    axes.legend()
+    figure.savefig(path, dpi=120, bbox_inches="tight")
+
+
+def plot_distances(
+    predicted: NDArray[np.floating], true: NDArray[np.floating], resolved: NDArray[np.bool_], path: Path
+) -> None:
+    """Distance maps [N, N] of representative atoms in Å side by side, as PNG; unresolved pairs are blank."""
+    figure, axes = _figure(10, 4.5, columns=2)
+    shown = resolved[:, None] & resolved[None, :]
+    for axis, x, title in zip(axes, (predicted, true), ("predicted", "true"), strict=True):
+        distance = np.linalg.norm(x[:, None] - x[None, :], axis=-1)
+        image = axis.imshow(np.where(shown, distance, np.nan), vmin=0, vmax=30, cmap="viridis_r")
+        axis.set(title=f"{title} distance / Å", xlabel="token", ylabel="token")
+    figure.colorbar(image, ax=axes)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
+
+
+def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
+    """A figure without pyplot, whose global state and windows have no place in a training process."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(1, columns)

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line as a user meets it: exit codes, and messages instead of tracebacks."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from foldwright.training.config import ConfigError
+
+ROOT = Path(__file__).parents[2]
+
+
+def command(tmp_path, *arguments):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_a_typo_ends_in_one_line(tmp_path):
+    result = command(tmp_path, "+modle=base")
+    assert result.returncode == 1
+    assert result.stderr == "error: unknown configuration key 'modle'; did you mean 'model'?\n"
+    assert list(tmp_path.iterdir()) == [], "nothing may be left behind"
+
+
+def test_cfg_job_shows_the_cluster_configuration(tmp_path):
+    result = command(
+        tmp_path, "stage=structure", "model=base", "data=pdb", "data.root=/x", "trainer=fsdp", "--cfg", "job"
+    )
+    assert result.returncode == 0, result.stderr
+    config = yaml.safe_load(result.stdout)
+    assert config["model"]["trunk"]["pairformer"]["blocks"] == 48
+    assert config["curriculum"]["initial"]["crop_tokens"] == 384
+    assert config["trainer"]["sharding"] == "fsdp"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data=pdb"], "data.root: got no store"),
+        (["data.root=/nowhere"], "/nowhere"),
+        (["summary.entry=9xyz"], "summary.entry: got '9xyz'"),
+        (["data.entries=[9xyz]"], "data.entries: got '9xyz'"),
+        (["trainer.max_steps=1000000"], "trainer.max_steps: got 1000000"),
+        (["global_batch=3", "trainer.batch_per_device=2"], "global_batch: got 3"),
+        (["curriculum.initial.crop_atoms=33"], "expected a multiple of 32"),
+        (["kernels.default=magic"], "kernels.default"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_anything_is_written(runs, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        runs.here("refused", *overrides)
+    assert not (runs.root / "refused").exists()

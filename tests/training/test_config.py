@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A wrong key or value ends in a message with the full path and the nearest right key."""
+
+import pytest
+
+from foldwright.training.config import (
+    ConfigError,
+    TrainConfig,
+    compose_config,
+    flatten,
+    nearest_key,
+    to_plain,
+)
+from foldwright.training.curriculum import PhaseConfig
+from foldwright.training.parallel import Sharding
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("curriculum.initial.crop_tokns=3", "crop_tokns'; did you mean 'curriculum.initial.crop_tokens'"),
+        ("+curriculum.initial.crop_tokns=3", "did you mean 'curriculum.initial.crop_tokens'"),
+        ("model.trunk.pairformr.blocks=2", "'model.trunk.pairformr'; did you mean 'model.trunk.pairformer'"),
+        ("optimizer.lr=1e-3", "'optimizer.lr'; did you mean 'schedule.lr'"),
+        ("+typo=1", "unknown configuration key 'typo'"),
+        ("stge=structure", "did you mean 'stage'"),
+        ("schedule.lr=fast", "schedule.lr: Value 'fast' of type 'str' could not be converted to Float"),
+        ("trainer.sharding=fdsp", r"trainer.sharding: Invalid value .*\[auto, single, ddp, fsdp\]"),
+        ("curriculum.initial.until=null", "curriculum.initial.until"),
+        ("model=bas", "base"),
+        ("schedule.lr=[", "no viable alternative"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_explained(override, message):
+    with pytest.raises(ConfigError, match=message):
+        compose_config([override])
+
+
+def test_defaults_are_the_dataclasses():
+    config = compose_config(["model=base", "data=pdb", "data.root=/x", "trainer=fsdp"])
+    expected = TrainConfig()
+    assert config.model == expected.model
+    assert config.schedule == expected.schedule
+    assert config.optimizer == expected.optimizer
+    assert config.curriculum == {"initial": PhaseConfig()}
+    assert config.trainer.sharding is Sharding.fsdp
+    assert config.data.root == "/x"
+
+
+def test_phases_are_added_and_changed_from_the_command_line():
+    config = compose_config(
+        ["curriculum.initial.until=5", "+curriculum.later.until=9", "+curriculum.later.crop_tokens=640"]
+    )
+    assert config.curriculum["initial"].until == 5
+    assert config.curriculum["later"] == PhaseConfig(until=9, crop_tokens=640)
+
+
+def test_plain_form_is_resolved_and_flattens():
+    plain = flatten(to_plain(compose_config([])))
+    assert plain["paths.run_dir"] == "runs/structure"
+    assert plain["trainer.sharding"] == "auto"
+    assert plain["model.trunk_dtype"] == "float32"
+
+
+def test_nearest_key_knows_when_it_does_not_know():
+    assert nearest_key("zzzzqqqq") is None

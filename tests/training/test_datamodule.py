@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the loader is asked for, and that a failing worker ends a run instead of hanging it."""
+
+import subprocess
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from foldwright.training.config import compose_config
+from foldwright.training.curriculum import Curriculum, PhaseConfig
+from foldwright.training.datamodule import StoreData, open_dataset, padding_buckets
+
+FAILING = """
+from foldwright.data import dataset
+
+sound = dataset.StoreDataset.__getitem__
+
+
+def failing(self, request):
+    if request.n == 4:
+        raise RuntimeError("a defect of the dataset")
+    return sound(self, request)
+
+
+dataset.StoreDataset.__getitem__ = failing
+from foldwright.training.cli import main
+
+main()
+"""
+
+
+def loader(step, rank=0, world_size=1):
+    config = compose_config(["loader.workers=0", "trainer.batch_per_device=1"])
+    curriculum = Curriculum(config.curriculum)
+    data = StoreData(config, curriculum, open_dataset(config.data, config.seed))
+    data.trainer = SimpleNamespace(
+        global_step=step,
+        global_rank=rank,
+        world_size=world_size,
+        accumulate_grad_batches=2 // world_size,
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+    )
+    return data.train_dataloader()
+
+
+def numbers(loader, count):
+    return [int(batch.sample_number) for batch, _ in zip(loader, range(count), strict=False)]
+
+
+def test_batches_start_at_the_trainers_step_and_are_shared_out():
+    assert numbers(loader(step=3), 4) == [6, 7, 8, 9]
+    assert numbers(loader(step=3, rank=1, world_size=2), 2) == [7, 9]
+
+
+def test_batches_have_the_shape_of_the_phase():
+    batch = next(iter(loader(step=0)))
+    batch.check()
+    assert batch.sizes()["N"] == 64
+    assert batch.sizes()["A"] == 576
+    assert batch.sizes()["M"] == 64
+
+
+def test_buckets_are_those_of_all_phases():
+    curriculum = Curriculum(
+        {"a": PhaseConfig(until=1), "b": PhaseConfig(until=2, crop_tokens=640, crop_atoms=5760)}
+    )
+    assert padding_buckets(curriculum, 4)["N"] == (384, 640)
+    assert padding_buckets(curriculum, 4)["A"] == (3456, 5760)
+    assert padding_buckets(curriculum, 4)["T"] == (4,)
+
+
+@pytest.mark.slow
+def test_a_failing_worker_ends_the_run(runs):
+    script = runs.root / "failing.py"
+    script.write_text(FAILING)
+    process = runs.start("failing", "loader.workers=2", script=script)
+    try:
+        output = process.communicate(timeout=60)[0]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    assert process.returncode == 1
+    assert "a defect of the dataset" in output

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Many processes compute what one computes, and read each other's checkpoints."""
+
+import shutil
+import sys
+
+import pytest
+
+from foldwright.training.parallel import Accelerator, Layout, Sharding, TrainerConfig, resolve
+
+TWO = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+
+
+def assert_close(rows, expected):
+    assert len(rows) == len(expected)
+    for row, other in zip(rows, expected, strict=True):
+        for name in ("loss", "mse", "smooth_lddt", "distogram", "n_cycles"):
+            assert row[name] == pytest.approx(other[name], rel=1e-5), f"step {row['step']}: {name}"
+        assert row["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-4)
+
+
+def run_on_two(runs, name, *extra):
+    process = runs.start(name, "trainer.devices=2", *extra, launcher=TWO)
+    output = process.communicate(timeout=150)[0]
+    assert process.returncode == 0, output
+    return output
+
+
+@pytest.mark.slow
+def test_fsdp_with_accumulation_and_checkpointing_equals_one_and_resumes_on_one(runs):
+    extra = ("global_batch=4", "trainer.activation_checkpointing=true")
+    runs.here("four", "global_batch=4", "trainer.max_steps=4")
+    output = run_on_two(runs, "fsdp4", "trainer.sharding=fsdp", "trainer.max_steps=3", *extra)
+    assert "2 x CPU (fsdp" in output
+    assert "prediction.cif" in output
+    assert (runs.checkpoints("fsdp4")[-1] / "__1_0.distcp").exists(), (
+        "only one rank wrote: nothing was sharded"
+    )
+    assert_close(runs.metrics("fsdp4"), runs.metrics("four")[:3])
+    runs.here("fsdp4", "trainer.max_steps=4", *extra)
+    assert_close(runs.metrics("fsdp4"), runs.metrics("four"))
+
+
+@pytest.mark.slow
+def test_fsdp_goes_on_from_one_process(runs, uninterrupted):
+    shutil.copytree(runs.root / uninterrupted, runs.root / "widened")
+    shutil.rmtree(runs.checkpoints("widened")[-1])
+    output = run_on_two(runs, "widened", "trainer.sharding=fsdp", "trainer.max_steps=8")
+    assert "resuming at step 6" in output
+    assert_close(runs.metrics("widened"), runs.metrics(uninterrupted))
+
+
+POISON = """
+import foldwright.training.step as step
+
+sound_loss = step.structure_loss
+
+
+def poisoned_loss(x_denoised, distogram_logits, noised, batch, config, ops):
+    terms = sound_loss(x_denoised, distogram_logits, noised, batch, config, ops)
+    if 3 in batch.sample_number:
+        terms["loss"] = terms["loss"] * float("nan")
+    return terms
+
+
+step.structure_loss = poisoned_loss
+from foldwright.training.cli import main
+
+main()
+"""
+
+
+@pytest.mark.slow
+def test_a_step_bad_on_one_rank_is_skipped_by_all(runs):
+    script = runs.root / "poisoned.py"
+    script.write_text(POISON)
+    launchers = {"one": ((sys.executable,), ()), "ddp": (TWO, ("trainer.devices=2", "trainer.sharding=ddp"))}
+    for name, (launcher, extra) in launchers.items():
+        process = runs.start(name, "trainer.max_steps=4", *extra, launcher=launcher, script=script)
+        output = process.communicate(timeout=150)[0]
+        assert process.returncode == 0, output
+        assert "step 2 skipped" in output
+        assert [row["skipped"] for row in runs.metrics(name)] == [0, 1, 0, 0]
+    healthy = [[row for row in runs.metrics(name) if not row["skipped"]] for name in launchers]
+    assert_close(*healthy)
+
+
+def test_resolve_on_a_machine_without_gpu(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert resolve(TrainerConfig()) == Layout("cpu", 1, 1, Sharding.single)
+    assert resolve(TrainerConfig(devices=2)) == Layout("cpu", 2, 1, Sharding.ddp)
+    with pytest.raises(ValueError, match=r"trainer.accelerator: got gpu"):
+        resolve(TrainerConfig(accelerator=Accelerator.gpu))
+    with pytest.raises(ValueError, match="single for 2 processes"):
+        resolve(TrainerConfig(devices=2, sharding=Sharding.single))
+
+
+def test_resolve_on_a_machine_with_gpus(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    assert resolve(TrainerConfig(num_nodes=2)) == Layout("cuda", 8, 2, Sharding.ddp)
+    assert resolve(TrainerConfig(accelerator=Accelerator.cpu)).device_type == "cpu"
+    with pytest.raises(ValueError, match=r"trainer.devices: got 9"):
+        resolve(TrainerConfig(devices=9))
+
+
+def test_accumulation_is_what_the_processes_leave():
+    layout = Layout("cuda", 8, 4, Sharding.ddp)
+    assert layout.accumulation(global_batch=256, batch_per_device=1) == 8
+    with pytest.raises(ValueError, match="take global_batch=128"):
+        layout.accumulation(global_batch=100, batch_per_device=2)

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run directory belongs to one configuration."""
+
+import pytest
+
+from foldwright.training.config import ConfigError, compose_config, to_plain
+from foldwright.training.run_directory import claim, fingerprint, wandb_id
+
+
+def test_the_same_configuration_comes_back(tmp_path):
+    for _ in range(2):
+        claim(tmp_path / "run", compose_config([]), is_writer=True)
+    text = (tmp_path / "run" / "config.yaml").read_text()
+    assert fingerprint(to_plain(compose_config([]))) in text
+
+
+def test_another_is_refused_saying_what_differs_and_what_to_do(tmp_path):
+    claim(tmp_path, compose_config([]), is_writer=True)
+    with pytest.raises(ConfigError) as error:
+        claim(tmp_path, compose_config(["seed=3", "model.diffusion.blocks=7"]), is_writer=True)
+    assert "model.diffusion.blocks: 3 there, 7 now" in str(error.value)
+    assert "seed: 0 there, 3 now" in str(error.value)
+    assert "run_name=NAME" in str(error.value)
+
+
+def test_how_it_runs_may_change(tmp_path):
+    claim(tmp_path, compose_config([]), is_writer=True)
+    changed = [
+        "trainer.max_steps=7",
+        "trainer.devices=2",
+        "logger=wandb",
+        "kernels=reference",
+        "loader.workers=0",
+    ]
+    claim(tmp_path, compose_config(changed), is_writer=True)
+    assert fingerprint(to_plain(compose_config(changed))) == fingerprint(to_plain(compose_config([])))
+
+
+def test_a_later_end_of_a_phase_is_another_configuration(tmp_path):
+    claim(tmp_path, compose_config([]), is_writer=True)
+    with pytest.raises(ConfigError, match=r"curriculum.initial.until: \d+ there, 9999 now"):
+        claim(tmp_path, compose_config(["curriculum.initial.until=9999"]), is_writer=True)
+
+
+def test_the_wandb_id_is_made_once(tmp_path):
+    assert wandb_id(tmp_path) == wandb_id(tmp_path)
