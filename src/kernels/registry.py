@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -94,8 +96,16 @@ def implementations(op: str) -> list[Implementation]:
 
 def _load_implementations() -> None:
     """Import the modules that register: here and not at the top, since they import this one."""
-    import foldwright.kernels.reference
-    import foldwright.kernels.sdpa  # noqa: F401
+    names = ["reference", "sdpa"]
+    if find_spec("triton") is not None:  # it has no wheels outside Linux on x86-64
+        names += [
+            "triton_layer_norm",
+            "triton_transition",
+            "triton_attention",
+            "triton_triangle_multiplication",
+        ]
+    for name in names:
+        import_module(f"foldwright.kernels.{name}")
 
 
 def _resolve(op: str, wanted: str, device: torch.device) -> tuple[Implementation, list[str]]:

@@ -2,8 +2,8 @@
 """The attention ops through torch's scaled_dot_product_attention: no logits tensor is kept.
 
 The bias is broadcast as a view; torch sums its gradient over the broadcast axes. It must share the dtype of
-q: a float32 mask beside bfloat16 queries is silently wrong in some back ends. Its last axis must be contiguous, or
-torch falls back to computing all logits in float32.
+q: a float32 mask beside bfloat16 queries is silently wrong in some back ends. Its last axis must be
+contiguous, or torch falls back to computing all logits in float32.
 """
 
 from __future__ import annotations

@@ -22,10 +22,11 @@ def test_auto_takes_the_fastest_supported_and_says_why_not_more():
     assert "sdpa: only faster than the reference on a GPU" in text
 
 
-def test_auto_prefers_sdpa_on_a_gpu():
+def test_auto_prefers_kernels_on_a_gpu():
     chosen = choices(select(KernelConfig(), "cuda"))
-    assert chosen["triangle_attention"] == chosen["window_attention"] == "sdpa"
-    assert chosen["layer_norm"] == "reference"
+    assert chosen["triangle_attention"] == chosen["layer_norm"] == "triton"
+    assert chosen["window_attention"] == "sdpa"
+    assert chosen["smooth_lddt"] == "reference"
 
 
 def test_a_named_choice_that_cannot_run_raises():

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every Triton kernel's launch needs: where they run, and sizes."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+
+def interpreting() -> bool:
+    """Whether Triton interprets kernels on the CPU: so in tests, where conftest says it."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def needs_triton(device: torch.device) -> str | None:
+    """None where Triton kernels run, else the reason why not."""
+    if device.type == "cuda":
+        return None
+    return "needs a GPU"
+
+
+def next_power_of_two(n: int) -> int:
+    return 1 << (n - 1).bit_length()

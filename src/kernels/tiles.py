@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tile sizes and launch options of every Triton kernel: tiles.json, by GPU architecture.
+
+`scripts/benchmark_kernels.py --tune FILE` measures them on a GPU and writes the table (see tuning.py);
+nothing in it is set by hand. Keys are "op/kernel/width", the width being the channels' next power of two for
+16-bit activations; a width that is missing takes the next larger one. An architecture that is missing takes
+"default". float32 halves the tiles, and interpreted kernels, whose cost is per tile operation, all take one
+small size.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from foldwright.kernels.launch import interpreting
+
+PATH = Path(__file__).parent / "tiles.json"
+OPTIONS = ("num_warps", "num_stages")
+_INTERPRETED = 32
+
+Tile = dict[str, int]
+Table = dict[str, Tile]
+
+
+@cache
+def tables() -> dict[str, Table]:
+    """All tables by architecture, as read from tiles.json; tuning changes them in place."""
+    loaded: dict[str, Table] = json.loads(PATH.read_text())
+    return loaded
+
+
+@cache
+def architecture() -> str:
+    """Name of this machine's GPU architecture ("sm_90", "gfx90a"), or "none"."""
+    if not torch.cuda.is_available():
+        return "none"
+    properties = torch.cuda.get_device_properties(0)
+    name = getattr(properties, "gcnArchName", "")
+    return name.split(":")[0] if torch.version.hip else f"sm_{properties.major}{properties.minor}"
+
+
+def table() -> Table:
+    """This machine's table."""
+    return tables().get(architecture(), tables()["default"])
+
+
+def lookup(op: str, kernel: str, width: int) -> str:
+    """Key of the entry for a width: itself, else the next larger, else the largest there is."""
+    widths = sorted(int(key.rsplit("/", 1)[1]) for key in table() if key.startswith(f"{op}/{kernel}/"))
+    return f"{op}/{kernel}/{next((w for w in widths if w >= width), widths[-1])}"
+
+
+def tile(op: str, kernel: str, width: int, dtype: torch.dtype) -> Tile:
+    """Constexpr sizes and launch options for a kernel at a channel width (a power of two)."""
+    chosen = table()[lookup(op, kernel, width)]
+    if interpreting():
+        return {name: _INTERPRETED for name in chosen if name not in OPTIONS}
+    if dtype == torch.float32:
+        return {n: v if n in OPTIONS else max(16, v // 2) for n, v in chosen.items()} | {"num_stages": 1}
+    return dict(chosen)

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LayerNorm in Triton: one read and one write a pass, float32 statistics, weights in their own precision.
+
+The backward pass writes one partial weight and bias gradient a program and sums them in a fixed order, so it
+is deterministic.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from foldwright.kernels.launch import needs_triton, next_power_of_two
+from foldwright.kernels.registry import register
+
+_ELEMENTS = 4096  # of a tile: rows x channels
+_PROGRAMS = 512  # of the backward pass, each with a partial weight gradient
+
+
+@triton.jit
+def _forward(x_ptr, w_ptr, b_ptr, y_ptr, mean_ptr, rstd_ptr, n_rows, c, eps,
+             HAS_W: tl.constexpr, HAS_B: tl.constexpr, ROWS: tl.constexpr, C: tl.constexpr):  # fmt: skip
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    cols = tl.arange(0, C)
+    inside = (rows < n_rows)[:, None] & (cols < c)[None, :]
+    at = rows[:, None] * c + cols[None, :]
+    x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
+    mean = tl.sum(x, 1) / c
+    centred = tl.where((cols < c)[None, :], x - mean[:, None], 0.0)
+    rstd = tl.rsqrt(tl.sum(centred * centred, 1) / c + eps)
+    y = centred * rstd[:, None]
+    if HAS_W:
+        y = y * tl.load(w_ptr + cols, mask=cols < c, other=0.0).to(tl.float32)[None, :]
+    if HAS_B:
+        y = y + tl.load(b_ptr + cols, mask=cols < c, other=0.0).to(tl.float32)[None, :]
+    tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=inside)
+    tl.store(mean_ptr + rows, mean, mask=rows < n_rows)
+    tl.store(rstd_ptr + rows, rstd, mask=rows < n_rows)
+
+
+@triton.jit
+def _backward(dy_ptr, x_ptr, w_ptr, mean_ptr, rstd_ptr, dx_ptr, dw_ptr, db_ptr, n_rows, c, tiles,
+              HAS_W: tl.constexpr, ROWS: tl.constexpr, C: tl.constexpr):  # fmt: skip
+    program = tl.program_id(0).to(tl.int64)
+    cols = tl.arange(0, C)
+    w = tl.full([C], 1.0, tl.float32)
+    if HAS_W:
+        w = tl.load(w_ptr + cols, mask=cols < c, other=0.0).to(tl.float32)
+    dw = tl.zeros([C], tl.float32)
+    db = tl.zeros([C], tl.float32)
+    for tile in range(0, tiles):
+        rows = (program * tiles + tile) * ROWS + tl.arange(0, ROWS)
+        inside = (rows < n_rows)[:, None] & (cols < c)[None, :]
+        at = rows[:, None] * c + cols[None, :]
+        x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
+        dy = tl.load(dy_ptr + at, mask=inside, other=0.0).to(tl.float32)
+        mean = tl.load(mean_ptr + rows, mask=rows < n_rows, other=0.0)
+        rstd = tl.load(rstd_ptr + rows, mask=rows < n_rows, other=0.0)
+        normed = tl.where((cols < c)[None, :], (x - mean[:, None]) * rstd[:, None], 0.0)
+        dw += tl.sum(dy * normed, 0)
+        db += tl.sum(dy, 0)
+        g = dy * w[None, :]
+        dx = (g - tl.sum(g, 1)[:, None] / c - normed * (tl.sum(g * normed, 1)[:, None] / c)) * rstd[:, None]
+        tl.store(dx_ptr + at, dx.to(dx_ptr.dtype.element_ty), mask=inside)
+    tl.store(dw_ptr + program * c + cols, dw, mask=cols < c)
+    tl.store(db_ptr + program * c + cols, db, mask=cols < c)
+
+
+def _tile(c: int) -> tuple[int, int]:
+    width = next_power_of_two(c)
+    return max(1, _ELEMENTS // width), width
+
+
+@torch.library.custom_op("foldwright::layer_norm", mutates_args=())
+def _layer_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    x = x.contiguous()
+    c, n_rows = x.shape[-1], x.numel() // x.shape[-1]
+    rows, width = _tile(c)
+    y = torch.empty_like(x)
+    mean, rstd = (x.new_empty(n_rows, dtype=torch.float32) for _ in range(2))
+    w, b = (x if p is None else p for p in (weight, bias))
+    _forward[(triton.cdiv(n_rows, rows),)](
+        x, w, b, y, mean, rstd, n_rows, c, eps,
+        HAS_W=weight is not None, HAS_B=bias is not None, ROWS=rows, C=width,
+    )  # fmt: skip
+    return y, mean, rstd
+
+
+@_layer_norm.register_fake
+def _(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    n_rows = x.numel() // x.shape[-1]
+    statistics = [x.new_empty(n_rows, dtype=torch.float32) for _ in range(2)]
+    return torch.empty_like(x, memory_format=torch.contiguous_format), statistics[0], statistics[1]
+
+
+@torch.library.custom_op("foldwright::layer_norm_backward", mutates_args=())
+def _layer_norm_backward(
+    dy: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, rstd: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    x, dy = x.contiguous(), dy.contiguous()
+    c, n_rows = x.shape[-1], x.numel() // x.shape[-1]
+    rows, width = _tile(c)
+    tiles = triton.cdiv(triton.cdiv(n_rows, rows), _PROGRAMS)
+    programs = triton.cdiv(triton.cdiv(n_rows, rows), tiles)
+    dx = torch.empty_like(x)
+    dw, db = (x.new_empty(programs, c, dtype=torch.float32) for _ in range(2))
+    _backward[(programs,)](
+        dy, x, x if weight is None else weight, mean, rstd, dx, dw, db, n_rows, c, tiles,
+        HAS_W=weight is not None, ROWS=rows, C=width,
+    )  # fmt: skip
+    return dx, dw.sum(0), db.sum(0)
+
+
+@_layer_norm_backward.register_fake
+def _(
+    dy: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, rstd: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    dx = torch.empty_like(x, memory_format=torch.contiguous_format)
+    return dx, x.new_empty(x.shape[-1], dtype=torch.float32), x.new_empty(x.shape[-1], dtype=torch.float32)
+
+
+def _setup(ctx, inputs, output) -> None:
+    x, weight, bias, _ = inputs
+    ctx.save_for_backward(x, weight, output[1], output[2])
+    ctx.bias_dtype = None if bias is None else bias.dtype
+    ctx.set_materialize_grads(False)
+
+
+def _gradient(ctx, dy, _dmean, _drstd):
+    x, weight, mean, rstd = ctx.saved_tensors
+    dx, dw, db = _layer_norm_backward(dy, x, weight, mean, rstd)
+    dw = None if weight is None else dw.to(weight.dtype)
+    return dx, dw, None if ctx.bias_dtype is None else db.to(ctx.bias_dtype), None
+
+
+torch.library.register_autograd("foldwright::layer_norm", _gradient, setup_context=_setup)
+
+
+@register("layer_norm", "triton", supports=needs_triton, preference=2)
+def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float = 1e-5) -> Tensor:
+    """See kernels.reference.layer_norm."""
+    return _layer_norm(x, weight, bias, eps)[0]

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measure tile sizes: every kernel of every op, one at a time, over a grid of candidates; the fastest is
+kept.
+
+Candidates that do not fit the GPU (shared memory, registers) are passed over. The time is that of the whole
+op, forward or forward and backward, in which only the kernel under test changes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from triton.runtime.errors import OutOfResources
+
+from foldwright.kernels import tiles
+from foldwright.kernels.benchmark import CASES, TUNED_SIZE, measure
+from foldwright.kernels.registry import implementations
+
+# the op under which CASES times each family of kernels, and its kernels in the order in which they are tuned
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "transition": ("transition",),
+    "triangle_multiplication": ("triangle_multiplication",),
+    "attention": ("triangle_attention", "attention_pair_bias"),
+}
+_FORWARD = {"forward", "project", "gate_out"}  # kernels of the forward pass
+
+
+def candidates(entry: tiles.Tile) -> Iterator[tiles.Tile]:
+    """Grid of tiles over the sizes that an entry names."""
+    names = [name for name in entry if name not in tiles.OPTIONS]
+    for sizes in itertools.product((32, 64, 128), repeat=len(names)):
+        if sum(sizes) > 224:
+            continue
+        for warps, stages in ((4, 1), (4, 2), (8, 1), (8, 2), (4, 3)):
+            yield {**dict(zip(names, sizes, strict=True)), "num_warps": warps, "num_stages": stages}
+
+
+def _seconds(function: Callable[..., Any], inputs: list[Any], forward: bool) -> float:
+    try:
+        return measure(function, inputs)[0 if forward else 1]
+    except (OutOfResources, RuntimeError):  # RuntimeError: the compiler itself gives up on a tile
+        torch.cuda.empty_cache()
+        return float("inf")
+
+
+def tune(family: str, table: tiles.Table) -> Iterator[str]:
+    """Improve the table's entries of one family in place, width by width of the benchmark's cases; yields
+    a log.
+    """
+    for op in FAMILIES[family]:
+        make = next(case[1] for case in CASES if case[0] == op)
+        function = next(entry.function for entry in implementations(op) if entry.name == "triton")
+        inputs = make(TUNED_SIZE)
+        for key in _keys(family, op, inputs, table):
+            kernel = key.split("/")[1]
+            best, best_time = dict(table[key]), _seconds(function, inputs, kernel in _FORWARD)
+            first_time = best_time
+            for candidate in candidates(table[key]):
+                table[key] = candidate
+                time = _seconds(function, inputs, kernel in _FORWARD)
+                if time < best_time:
+                    best, best_time = candidate, time
+            table[key] = best
+            yield f"{key}: {first_time:.3f} -> {best_time:.3f} ms with {best}"
+
+
+def _keys(family: str, op: str, inputs: list[Any], table: tiles.Table) -> list[str]:
+    """Entries that an op's inputs use; made from the next larger width where theirs is missing."""
+    width = 1 << (inputs[0].shape[-1] - 1).bit_length()
+    kernels = dict.fromkeys(key.split("/")[1] for key in table if key.startswith(f"{family}/"))
+    for kernel in kernels:
+        table.setdefault(f"{family}/{kernel}/{width}", dict(table[tiles.lookup(family, kernel, width)]))
+    return [f"{family}/{kernel}/{width}" for kernel in kernels]
+
+
+def tune_all(families: list[str], path: Path, log: Callable[[str], None]) -> None:
+    """Tune families for this GPU and write all tables to `path`, after each family anew."""
+    everything = tiles.tables()
+    own = everything.setdefault(tiles.architecture(), {k: dict(v) for k, v in everything["default"].items()})
+    for family in families or list(FAMILIES):
+        for line in tune(family, own):
+            log(line)
+            path.write_text(json.dumps(everything, indent=1, sort_keys=True) + "\n")

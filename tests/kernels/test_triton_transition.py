@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+
+from foldwright.kernels import reference, triton_transition
+from foldwright.kernels.testing import check_kernel, run
+
+CUDA = torch.cuda.is_available()
+DEVICE = "cuda" if CUDA else "cpu"
+DTYPES = [torch.float32, torch.bfloat16] if CUDA else [torch.float32, torch.float16]
+CASES = [((2, 40), 16, 4), ((1, 9, 15), 24, 2), ((130,), 64, 4)] + (
+    [((384, 384), 128, 4), ((77, 77), 256, 2)] if CUDA else []
+)
+
+
+def inputs(lead, c, n):
+    generator = torch.Generator().manual_seed(1)
+
+    def draw(*shape, scale=1.0):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64) * scale
+
+    return [
+        draw(*lead, c),
+        1 + 0.1 * draw(c),
+        0.1 * draw(c),
+        draw(2 * n * c, c, scale=c**-0.5),
+        draw(c, n * c, scale=(n * c) ** -0.5),
+    ]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("lead", "c", "n"), CASES)
+def test_output_and_every_gradient(lead, c, n, dtype):
+    case = inputs(lead, c, n)
+    check_kernel(triton_transition.transition, reference.transition, case, dtype, DEVICE, wide=(1, 2, 3, 4))
+
+
+def test_gradients_are_deterministic():
+    case = [x.float().to(DEVICE) for x in inputs((150,), 16, 2)]
+    for a, b in zip(
+        run(triton_transition.transition, case), run(triton_transition.transition, case), strict=True
+    ):
+        assert torch.equal(a, b)
+
+
+def test_registrations_are_sound():
+    case = [x.float().to(DEVICE).requires_grad_() for x in inputs((20,), 16, 2)]
+    torch.library.opcheck(torch.ops.foldwright.transition.default, case)
