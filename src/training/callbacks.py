@@ -231,5 +231,6 @@ class Summary(L.Callback):
         if rank() == 0:
             rows = MetricsFile(self.run_dir / "metrics.csv").rows()
             summary.write(prediction, rows, self.run_dir)
-            table = summary.table(prediction, rows, self.run_dir, self.checkpointer.latest)
-            self.checkpointer.console.print(table)
+            self.checkpointer.console.rule("done", align="left")
+            for line in summary.lines(prediction, rows, self.run_dir, self.checkpointer.latest):
+                self.checkpointer.console.print(line, soft_wrap=True, highlight=False, markup=False)

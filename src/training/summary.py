@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A look at the result: the averaged model predicts one structure of the store, from noise.
 
-`predict` samples it, `write` leaves prediction.cif, loss.png and distances.png in the run directory, `table`
+`predict` samples it, `write` leaves prediction.cif, loss.png and distances.png in the run directory, `lines`
 says the first and last loss, the LDDT to the truth and where everything lies.
 """
 
@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.table import Table
 
 from foldwright.batch import Batch, collate
 from foldwright.data.dataset import StoreDataset
@@ -90,24 +89,27 @@ def write(prediction: Prediction, rows: list[dict[str, float]], run_dir: Path) -
         plot_losses(rows, run_dir / "loss.png")
 
 
-def table(
+def lines(
     prediction: Prediction, rows: list[dict[str, float]], run_dir: Path, checkpoint: Path | None
-) -> Table:
-    """The few lines that end a run."""
-    table = Table(title="done", title_justify="left", show_header=False)
+) -> list[str]:
+    """The few lines that end a run; paths stay whole however narrow the terminal."""
+    pairs: list[tuple[str, str]] = []
     if rows:
         window = max(1, len(rows) // 10)
         for name, part in (("first", rows[:window]), ("last", rows[-window:])):
             mean = np.mean([row["loss"] for row in part])
             steps = f"steps {part[0]['step']:.0f}-{part[-1]['step']:.0f}"
-            table.add_row(f"{name} loss", f"{mean:.3f} (mean of {steps})")
+            pairs.append((f"{name} loss", f"{mean:.3f} (mean of {steps})"))
     entry, tokens = prediction.structure.entry_id, int(prediction.batch.token_mask.sum())
-    table.add_row("sampled", f"{entry}, {tokens} tokens, by the averaged weights: LDDT {prediction.lddt:.3f}")
-    table.add_row("structure", str(run_dir / "prediction.cif"))
-    table.add_row("metrics", str(run_dir / "metrics.csv"))
-    table.add_row("figures", f"{run_dir / 'loss.png'}, {run_dir / 'distances.png'}")
-    table.add_row("checkpoint", str(checkpoint))
-    return table
+    sampled = f"{entry}, {tokens} tokens, by the averaged weights: LDDT {prediction.lddt:.3f}"
+    pairs += [
+        ("sampled", sampled),
+        ("structure", str(run_dir / "prediction.cif")),
+        ("metrics", str(run_dir / "metrics.csv")),
+        ("figures", f"{run_dir / 'loss.png'}, {run_dir / 'distances.png'}"),
+        ("checkpoint", str(checkpoint)),
+    ]
+    return [f"{name:>10}  {value}" for name, value in pairs]
 
 
 def plot_losses(rows: list[dict[str, float]], path: Path) -> None:

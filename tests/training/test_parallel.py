@@ -32,7 +32,7 @@ def test_fsdp_with_accumulation_and_checkpointing_equals_one_and_resumes_on_one(
     runs.here("four", "global_batch=4", "trainer.max_steps=4")
     output = run_on_two(runs, "fsdp4", "trainer.sharding=fsdp", "trainer.max_steps=3", *extra)
     assert "2 x CPU (fsdp" in output
-    assert "prediction.cif" in output
+    assert str(runs.root / "fsdp4" / "prediction.cif") in output
     assert (runs.checkpoints("fsdp4")[-1] / "__1_0.distcp").exists(), (
         "only one rank wrote: nothing was sharded"
     )

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.image import imread
-from rich.console import Console
 
 from foldwright.data.dataset import DataConfig, StoreDataset
 from foldwright.data.sample import store_path
@@ -60,12 +59,10 @@ def test_an_untrained_network_scores_low(dataset, miniature, ops):
     assert prediction.lddt < 0.3
 
 
-def test_table_says_where_everything_lies(dataset, tmp_path):
+def test_the_last_lines_say_where_everything_lies(dataset, tmp_path):
     prediction = predict(Oracle(), dataset, "1as5")
     rows = [{"step": float(step), "loss": float(step)} for step in range(1, 41)]
-    console = Console(record=True, width=200)
-    console.print(summary.table(prediction, rows, tmp_path, tmp_path / "step-00000040"))
-    said = console.export_text()
+    said = "\n".join(summary.lines(prediction, rows, tmp_path, tmp_path / "step-00000040"))
     for part in ("2.500 (mean of steps 1-4)", "38.500 (mean of steps 37-40)", "LDDT 1.000", "step-00000040"):
         assert part in said
 
