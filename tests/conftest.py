@@ -26,6 +26,7 @@ from foldwright.pairformer.trunk import TrunkConfig
 
 def pytest_addoption(parser):
     parser.addoption("--require-gpu", action="store_true", help="a test skipped for want of a GPU fails")
+    parser.addoption("--record-golden", action="store_true", help="record the golden losses anew")
 
 
 def pytest_collection_modifyitems(config, items):
