@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every command of the README runs, or, for a cluster, composes; make targets exist."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from foldwright.data.sample import store_path
+from foldwright.data.store import Store
+from foldwright.data.write_mmcif import write_structure
+from foldwright.training.config import compose_config
+
+ROOT = Path(__file__).parent.parent
+BLOCKS = re.findall(r"```bash ?(\w*)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def commands(tag: str) -> list[str]:
+    return [line for kind, block in BLOCKS if kind == tag for line in block.strip().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A user's folder: three structures of the sample as mmCIF files, and no alignment."""
+    if shutil.which("make") is None:
+        pytest.skip("needs make")
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "my_structures").mkdir()
+    (folder / "my_msas").mkdir()
+    store = Store(store_path())
+    for name in ("1as5", "5pti", "1pfe"):
+        structure = store.entry(name).structure
+        path = folder / "my_structures" / f"{name}.cif"
+        write_structure(structure, structure.atom_coords, path, mask=structure.atom_resolved)
+    for name in ("train.py", "scripts"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+def test_make_targets_exist():
+    assert commands("make") == ["make train", "make test"]
+    for command in commands("make"):
+        subprocess.run([*command.split(), "--dry-run"], cwd=ROOT, check=True, capture_output=True)
+
+
+@pytest.mark.slow
+def test_commands_run_in_their_order(folder):
+    assert len(commands("")) == 2
+    for command in commands(""):
+        words = shlex.split(command)
+        assert words[0] == "python"
+        done = subprocess.run(
+            [sys.executable, *words[1:]], cwd=folder, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    assert (folder / "my_store" / "manifest.parquet").is_file()
+    assert (folder / "runs" / "mine" / "prediction.cif").is_file()
+
+
+@pytest.mark.parametrize("command", commands("cluster"))
+def test_cluster_commands_compose(command):
+    words = shlex.split(command)
+    assert any((ROOT / word).is_file() for word in words)
+    if "train.py" in words:
+        compose_config(words[words.index("train.py") + 1 :])
+    elif "scripts/benchmark_step.py" in words:
+        compose_config(["data=pdb", "data.n_templates=4", *words[2:]])
