@@ -219,14 +219,15 @@ class Summary(L.Callback):
         assert isinstance(pl_module, StructureTraining)
         if self.checkpointer.interrupted:
             return
+        device = trainer.strategy.root_device  # Lightning has moved the module to the CPU by now
         prediction = summary.predict(
-            pl_module.average,
+            pl_module.average.to(device),
             self.dataset,
             self.config.summary,
             n_cycles=self.config.max_cycles,
             msa_rows=pl_module.curriculum.at(trainer.global_step).msa_rows,
             seed=self.config.seed,
-            device=pl_module.device,
+            device=device,
         )
         if rank() == 0:
             rows = MetricsFile(self.run_dir / "metrics.csv").rows()
