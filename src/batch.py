@@ -6,7 +6,8 @@ Checking, padding, collating, pinning and device transfer all read it. Indices a
 never one-hots. An example straight from the data pipeline is a Batch without the leading axis B; `collate`
 pads a list of them to a bucket and stacks them.
 
-Axes: N tokens, A atoms, R recycling cycles, M MSA rows, T templates, K polymer-ligand bonds.
+Axes: N tokens, A atoms, R recycling cycles, M MSA rows, T templates, K polymer-ligand bonds; for permutation
+alignment G molecules, F atoms of their possible truths, V automorphisms of residues, Y atoms these move.
 """
 
 from __future__ import annotations
@@ -93,6 +94,23 @@ class Batch:
     atom_resolved: Tensor = _feature("A", _BOOL)
     bond_atoms: Tensor = _feature("K 2", _INT, index_into="A")
     bond_mask: Tensor = _feature("K", _BOOL)
+    # Truths that could be exchanged (filled by data/truth.py, read by permutation.py). Molecule g's atom has
+    # its truth, were it copy c, at truth_atom + c * molecule_stride[g].
+    token_molecule: Tensor = _feature("N", _INT, index_into="G")
+    molecule_mask: Tensor = _feature("G", _BOOL)
+    molecule_is_polymer: Tensor = _feature("G", _BOOL)
+    molecule_group: Tensor = _feature("G", _INT, pad=-1)  # molecules of one group are interchangeable
+    molecule_copy: Tensor = _feature("G", _INT)  # the copy it is as labelled
+    molecule_copies: Tensor = _feature("G", _INT)
+    molecule_stride: Tensor = _feature("G", _INT)
+    truth_atom: Tensor = _feature("A", _INT, index_into="F")
+    truth_coords: Tensor = _feature("F 3", _FLOAT)
+    truth_resolved: Tensor = _feature("F", _BOOL)
+    symmetry_mask: Tensor = _feature("Y", _BOOL)
+    symmetry_option: Tensor = _feature("Y", _INT, index_into="V")
+    symmetry_from: Tensor = _feature("Y", _INT, index_into="A")  # this atom takes the truth
+    symmetry_to: Tensor = _feature("Y", _INT, index_into="A")  # of this one
+    option_residue: Tensor = _feature("V", _INT, pad=-1)
     resolution: Tensor = _feature("", _FLOAT)
     is_distillation: Tensor = _feature("", _BOOL)
     sample_number: Tensor = _feature("", torch.int64)

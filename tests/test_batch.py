@@ -14,8 +14,9 @@ def example():
 
 
 def test_padding_keeps_values_and_fills_with_the_declared_value(example):
-    padded = example.pad({"N": 16, "A": 128, "M": 6, "K": 3})
-    assert padded.sizes() == {"N": 16, "A": 128, "R": 2, "M": 6, "T": 1, "K": 3}
+    target = {"N": 16, "A": 128, "M": 6, "K": 3, "G": 5, "F": 130, "V": 2, "Y": 7}
+    padded = example.pad(target)
+    assert padded.sizes() == target | {"R": 2, "T": 1}
     padded.check()
     for name, feature in SCHEMA.items():
         old, new = getattr(example, name), getattr(padded, name)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom
 
+from foldwright.data.automorphisms import automorphisms
 from foldwright.data.ccd import Definition, Dictionary
 from foldwright.data.structure import Component, Floats
 
@@ -41,6 +42,8 @@ def make_component(
         raise ValueError(f"component {code!r} is not in the dictionary; give it in a components.cif")
     whole, heavy = dictionary.with_hydrogens(code), dictionary[code]
     conformers = _embed(whole, seed, n_conformers, timeout)
+    with rdBase.BlockLogs():
+        molecule = build_molecule(whole)
     source = "etkdg"
     mask = np.ones(len(heavy.atom_name), np.bool_)
     if conformers is None:
@@ -58,6 +61,7 @@ def make_component(
         conformers=conformers.astype(np.float32),
         conformer_mask=mask,
         conformer_source=source,
+        automorphisms=automorphisms(whole, molecule),
     )
 
 

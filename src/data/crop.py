@@ -5,7 +5,7 @@ Sources: AF3 SI 2.7 and AlphaFold-Multimer 7.2 (contiguous, spatial and spatial-
 corrected contiguous loop of spec 2.5. Readings taken: there is an atom budget beside the token budget, kept
 by leaving out whole tokens; the tokens of a residue (a ligand, one sugar, an atomised modified residue) come
 together or not at all, unless the residue alone is over the budget, when it is cut by tokens. Homomer
-copies keep their given labels (permutation comes with the data engine).
+copies keep their given labels; `permutation` matches them with a prediction.
 """
 
 from __future__ import annotations

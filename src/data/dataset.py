@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training dataset: sample requests in, examples out, read from a prepared store.
 
-Every draw (entry, crop, alignment rows, conformers and their placement) has a generator of its own keyed by
-(seed, sample number). An example that cannot be built is quarantined: logged, counted and replaced by the
-next draw of the same number; more than a small share of them stops the run.
+Every draw (entry, crop, alignment rows, templates, conformers and their placement) has a generator of its own
+keyed by (seed, sample number). An example that cannot be built is quarantined: logged, counted and replaced
+by the next draw of the same number; more than a small share of them stops the run.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from torch.utils.data import Dataset
 
 from foldwright.batch import Batch
 from foldwright.data.crop import Budget, CropMixture, crop, crop_input
-from foldwright.data.features import MsaConfig, build_example
+from foldwright.data.features import MsaConfig, alignment_columns, build_example
 from foldwright.data.records import Entry
 from foldwright.data.sampler import Draw, ExampleSampler, SampleRequest
+from foldwright.data.splits import training_entries
 from foldwright.data.store import Store
 from foldwright.data.structure import Structure, Tokens
 from foldwright.data.weights import WeightConfig
@@ -41,6 +42,8 @@ class DataConfig:
 
     root: str = ""  # folder of the prepared store
     entries: list[str] = field(default_factory=list)  # draw from these alone; all of the store if empty
+    split: str = ""  # draw from the training set of this split of the store alone
+    allow_overlap: bool = False  # train even if the split's training set overlaps its evaluation sets
     crop: CropMixture = field(default_factory=CropMixture)
     weights: WeightConfig = field(default_factory=WeightConfig)
     n_templates: int = 4
@@ -64,7 +67,7 @@ class StoreDataset(Dataset[Batch]):
         self.config = config
         self.seed = seed
         self.store = Store(config.root)
-        self.sampler = ExampleSampler(_items_of(self.store, config.entries), config.weights, seed)
+        self.sampler = ExampleSampler(_items_of(self.store, config), config.weights, seed)
         self.quarantine: dict[str, str] = {}  # entry -> why it is bad
         self.n_seen = 0
         self.n_bad = 0
@@ -110,12 +113,13 @@ class StoreDataset(Dataset[Batch]):
         budget = Budget(request.crop_tokens, request.crop_atoms)
         rng = generator(self.seed, request.n, f"crop {attempt}")
         kept = crop(crop_input(entry.structure, entry.tokens), budget, self.config.crop, draw.chains, rng)
-        chains = np.unique(entry.tokens.token_chain[kept])
-        entities = np.intersect1d(entry.structure.chain_entity[chains], entry.msa_entities)
+        columns = alignment_columns(entry, kept)
+        entities = entry.structure.chain_entity[entry.tokens.token_chain[kept]]
+        templated = np.intersect1d(entities, entry.template_entities) if self.config.n_templates else ()
         return build_example(
             entry,
             self.store.components,
-            self.store.msas(draw.entry, map(int, entities)),
+            self.store.msas(draw.entry, columns, columns),
             kept,
             msa_config=MsaConfig(request.msa_rows, self.config.random_msa_depth),
             n_templates=self.config.n_templates,
@@ -123,6 +127,8 @@ class StoreDataset(Dataset[Batch]):
             sample_number=request.n,
             msa_rng=generator(self.seed, request.n, f"msa {attempt}"),
             conformer_rng=generator(self.seed, request.n, f"conformers {attempt}"),
+            chain_templates=self.store.templates(draw.entry, map(int, templated)),
+            template_rng=generator(self.seed, request.n, f"templates {attempt}"),
         )
 
     def full_example(self, entry: str, n_cycles: int, msa_rows: int, sample_number: int = 0) -> FullExample:
@@ -137,13 +143,16 @@ class StoreDataset(Dataset[Batch]):
         return FullExample(batch, stored.structure, stored.tokens)
 
 
-def _items_of(store: Store, entries: list[str]) -> pa.Table:
-    """The store's items, or those of the named entries; ValueError for one that it lacks."""
+def _items_of(store: Store, config: DataConfig) -> pa.Table:
+    """The store's items, or those of the named entries or split; ValueError for what it lacks."""
     items = store.items()
-    if missing := sorted(set(entries) - set(items["entry"].to_pylist())):
+    if missing := sorted(set(config.entries) - set(items["entry"].to_pylist())):
         raise ValueError(f"data.entries: got {missing[0]!r}, which is not in the store {store.path}; "
                          "its manifest.parquet lists what is")  # fmt: skip
-    return items.filter(pc.field("entry").isin(entries)) if entries else items
+    if config.split:
+        training = training_entries(store, config.split, config.allow_overlap)
+        items = items.filter(pc.field("entry").isin(training))
+    return items.filter(pc.field("entry").isin(config.entries)) if config.entries else items
 
 
 def build_full(
@@ -161,6 +170,7 @@ def build_full(
         sample_number=sample_number,
         msa_rng=generator(seed, sample_number, "msa, whole entry"),
         conformer_rng=generator(seed, sample_number, "conformers, whole entry"),
+        chain_templates=store.templates(entry.structure.entry_id, map(int, entry.template_entities)),
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from foldwright.batch import Batch
 from foldwright.data import msa, reference, templates
 from foldwright.data.records import Entry
 from foldwright.data.structure import Bytes, Component, Ints, Strings, Tokens
+from foldwright.data.truth import truth_features
 from foldwright.vocabulary import GAP, N_NAME_CHARS, N_RESTYPES, MoleculeType
 
 
@@ -55,19 +57,24 @@ def build_example(
     sample_number: int,
     msa_rng: np.random.Generator,
     conformer_rng: np.random.Generator,
+    chain_templates: Mapping[int, templates.Templates] = MappingProxyType({}),
+    template_rng: np.random.Generator | None = None,
 ) -> Batch:
     """Every feature of one example (no leading axis).
 
     Args:
         entry: the tokenised structure.
         components: all components the kept residues are made of.
-        msas: alignment by entity; polymers without one use their sequence alone, ligands gap columns.
+        msas: alignment by entity, holding the columns that the crop needs (`alignment_columns`); polymers
+            without one use their sequence alone, ligands gap columns.
         kept: [N] ascending token indices.
         msa_config: rows drawn for each cycle.
-        n_templates: empty template slots.
+        n_templates: template slots.
         n_cycles: recycling cycles R, a set of alignment rows each.
         sample_number: global number of the sample.
         msa_rng, conformer_rng: sources of the rows drawn, and of conformers with their placement.
+        chain_templates: templates by entity.
+        template_rng: draws templates, as in training; None takes the first ones.
     """
     crop = _cropped(entry.tokens, kept)
     atoms = _atom_features(entry, components, crop, conformer_rng)
@@ -76,8 +83,9 @@ def build_example(
         **atoms,
         **_frame_features(entry, components, crop),
         **_msa_features(entry, msas, crop, msa_config, n_cycles, msa_rng),
-        **templates.empty_templates(n_templates, len(kept)),
+        **_template_features(entry, chain_templates, crop, n_templates, template_rng),
         **_labels(entry, crop),
+        **truth_features(entry, components, crop.tokens, crop.atoms),
         sample_number=torch.tensor(sample_number, dtype=torch.int64),
     )
 
@@ -202,11 +210,10 @@ def _msa_features(
 
 
 def _msa_columns(entry: Entry, msas: Mapping[int, msa.Msa], crop: _Crop) -> tuple[list[msa.Msa], Ints, Ints]:
-    """One alignment a polymer entity of the crop, and each token's alignment (-1: ligand) and column."""
-    structure, tokens = entry.structure, entry.tokens
-    chain = tokens.token_chain[crop.tokens]
-    token_msa = np.full(len(chain), -1, np.int32)
-    first_residue = np.searchsorted(structure.residue_chain, chain)
+    """One alignment a polymer entity of the crop; each token's alignment (-1: ligand) and column in it."""
+    structure = entry.structure
+    chain = entry.tokens.token_chain[crop.tokens]
+    token_msa, token_column = np.full(len(chain), -1, np.int32), _chain_columns(entry, crop.tokens)
     alignments: list[msa.Msa] = []
     polymer = structure.chain_type[chain] != MoleculeType.LIGAND
     for entity in np.unique(structure.chain_entity[chain[polymer]]):
@@ -214,7 +221,39 @@ def _msa_columns(entry: Entry, msas: Mapping[int, msa.Msa], crop: _Crop) -> tupl
         token_msa[mine] = len(alignments)
         restypes = structure.residue_restype[structure.residue_chain == chain[mine][0]]
         alignments.append(msas[int(entity)] if int(entity) in msas else msa.query_msa(restypes))
-    return alignments, token_msa, (tokens.token_residue[crop.tokens] - first_residue).astype(np.int32)
+        token_column[mine] = alignments[-1].find_columns(token_column[mine])
+    return alignments, token_msa, token_column
+
+
+def _chain_columns(entry: Entry, kept: NDArray[np.int64]) -> Ints:
+    """[N] residue of each kept token in its chain, from 0."""
+    first_residue = np.searchsorted(entry.structure.residue_chain, entry.tokens.token_chain[kept])
+    return (entry.tokens.token_residue[kept] - first_residue).astype(np.int32)
+
+
+def alignment_columns(entry: Entry, kept: NDArray[np.int64]) -> dict[int, Ints]:
+    """The columns of every alignment of an entry that a crop of tokens `kept` [N] needs, by entity."""
+    entity = entry.structure.chain_entity[entry.tokens.token_chain[kept]]
+    columns = _chain_columns(entry, kept)
+    present = np.intersect1d(entity, entry.msa_entities)
+    return {int(wanted): np.unique(columns[entity == wanted]) for wanted in present}
+
+
+def _template_features(
+    entry: Entry,
+    chain_templates: Mapping[int, templates.Templates],
+    crop: _Crop,
+    n_slots: int,
+    rng: np.random.Generator | None,
+) -> dict[str, Tensor]:
+    entity = entry.structure.chain_entity[entry.tokens.token_chain[crop.tokens]]
+    token_templates = np.full(len(entity), -1, np.int32)
+    present = [wanted for wanted in np.unique(entity) if int(wanted) in chain_templates]
+    for index, wanted in enumerate(present):
+        token_templates[(entity == wanted) & ~entry.tokens.token_atomised[crop.tokens]] = index
+    of_chain = [chain_templates[int(wanted)] for wanted in present]
+    columns = _chain_columns(entry, crop.tokens)
+    return templates.template_features(of_chain, token_templates, columns, n_slots, rng)
 
 
 def _labels(entry: Entry, crop: _Crop) -> dict[str, Tensor]:

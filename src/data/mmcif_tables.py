@@ -66,6 +66,7 @@ class Entry:
     resolution: float
     release_date: str
     asym_entity: dict[str, str]
+    asym_author: dict[str, str]  # chain name of the authors (auth_asym_id), by label_asym_id
     entity_type: dict[str, str]
     polymer_type: dict[str, str]
     sequences: dict[str, list[list[str]]]
@@ -88,6 +89,7 @@ def read_entry(path: Path) -> Entry:
         resolution=_resolution(block),
         release_date=_release_date(block),
         asym_entity=asym_entity,
+        asym_author=_asym_authors(block),
         entity_type=dict(_pairs(block, "_entity.", "id", "type")),
         polymer_type=dict(_pairs(block, "_entity_poly.", "entity_id", "type")),
         sequences=_sequences(block),
@@ -219,6 +221,17 @@ def _asym_entities(block: gemmi.cif.Block) -> dict[str, str]:
     if table:
         return table
     return {row[0]: row[1] for row in _rows(block, "_atom_site.", ["label_asym_id", "label_entity_id"])}
+
+
+def _asym_authors(block: gemmi.cif.Block) -> dict[str, str]:
+    """The authors' name of every label_asym_id of a polymer; of all with atoms if there is no scheme."""
+    for category, tags in (
+        ("_pdbx_poly_seq_scheme.", ["asym_id", "pdb_strand_id"]),
+        ("_atom_site.", ["label_asym_id", "auth_asym_id"]),
+    ):
+        if table := {asym: author for asym, author in _rows(block, category, tags) if author}:
+            return table
+    return {}
 
 
 def _sequences(block: gemmi.cif.Block) -> dict[str, list[list[str]]]:

@@ -1,100 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Multiple sequence alignments: reading a3m files and drawing the rows of a crop.
+"""Multiple sequence alignments of the chains of an entry, and drawing the rows of a crop.
 
-Sources: AF3 SI 2.2 (de-duplication, random depth in training), 2.3 (dense concatenation of chains, gap
-columns for ligands), Algorithm 8 line 2 (a fresh random subset of rows in every recycling cycle). The query
-row is always kept (spec 2.6).
+Sources: AF3 SI 2.2 (de-duplication, random depth in training), 2.3 (paired rows, then the dense concatenation
+of the chains' other rows, gap columns for ligands), Algorithm 8 line 2 (a fresh random subset of rows in
+every recycling cycle). The query row is always kept (spec 2.6).
 """
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from foldwright.data.alignment_formats import Alignment, Counts
 from foldwright.data.structure import Bools, Bytes, Floats, Ints
-from foldwright.vocabulary import GAP, MSA_LETTERS, N_RESTYPES, RESTYPES, UNKNOWN_RESTYPE, MoleculeType
+from foldwright.vocabulary import GAP, N_RESTYPES, RESTYPES, UNKNOWN_RESTYPE, MoleculeType
 
 MAX_DELETION = 255
 MIN_CHAIN_LENGTH = 5  # shorter chains use their query alone (AF3 SI 2.3)
-_INSERTION, _SKIP, _INVALID = 253, 254, 255
 
 
 @dataclass(frozen=True)
 class Msa:
-    """The alignment of one chain. M unique rows (row 0 the query), L residues.
+    """The alignment of one chain. L columns of it, M rows of its own (row 0 the query), P paired rows.
 
-    `deletions` counts the residues deleted left of a column, clipped at 255; `profile` [L, 32] (restype
-    frequencies, gaps included) and `deletion_mean` [L] are those of all rows, before any subsampling.
+    `rows` are unique and none but the query is among `paired_rows`, whose row r belongs beside row r of the
+    entry's other chains (P is theirs too, or 0 for a chain that is not paired). Deletions count the residues
+    deleted left of a column, clipped at 255. `profile` [L, 32] (restype frequencies, gaps included) and
+    `deletion_mean` [L] are those of all unpaired rows, before any subsampling. `columns` [L] are the chain's
+    residues that this object holds, counted from 0, ascending: all, or those read for a crop.
     """
 
     rows: Bytes
     deletions: Bytes
+    paired_rows: Bytes
+    paired_deletions: Bytes
     profile: Floats
     deletion_mean: Floats
+    columns: Ints
 
-
-def read_a3m(path: Path, molecule: MoleculeType) -> tuple[Bytes, Ints]:
-    """Aligned restypes [M, L] and raw deletion counts [M, L] of an .a3m or .a3m.gz file.
-
-    Raises:
-        ValueError: the file is empty, damaged, has rows of unequal length or unknown letters.
-    """
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        return parse_a3m(data, molecule)
-    except (ValueError, EOFError, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def parse_a3m(data: bytes, molecule: MoleculeType) -> tuple[Bytes, Ints]:
-    """As `read_a3m`, from bytes. Lower-case letters are insertions, dots are padding between them."""
-    lines = [line for line in data.splitlines() if not line.startswith(b"#")]
-    records = b"\n".join(lines).split(b">")[1:]
-    sequences = [b"".join(record.split(b"\n")[1:]).translate(None, b" \t\r\x00") for record in records]
-    if not sequences or not sequences[0]:
-        raise ValueError("got no sequence, expected an a3m alignment whose first record is the query")
-    letters = np.frombuffer(b"".join(sequences), np.uint8)
-    row = np.repeat(np.arange(len(sequences)), [len(sequence) for sequence in sequences])
-    codes = _letter_codes(molecule)[letters]
-    if (codes == _INVALID).any():
-        where = int(np.argmax(codes == _INVALID))
-        raise ValueError(
-            f"got the letter {chr(letters[where])!r} in sequence {row[where] + 1}, expected letters "
-            f"of a {molecule.name} alignment"
-        )
-    return _columns(codes, row, len(sequences))
-
-
-def _letter_codes(molecule: MoleculeType) -> Bytes:
-    """[256] restype of each byte; insertions, padding and invalid bytes have codes of their own."""
-    codes = np.full(256, _INVALID, np.uint8)
-    codes[ord("a") : ord("z") + 1] = _INSERTION
-    codes[ord(".")] = _SKIP
-    for letter, restype in MSA_LETTERS[molecule].items():
-        codes[ord(letter)] = restype
-    return codes
-
-
-def _columns(codes: Bytes, row: NDArray[np.int64], n_rows: int) -> tuple[Bytes, Ints]:
-    """Split letter codes into aligned columns [M, L] and the insertions counted left of each."""
-    aligned = codes < _INSERTION
-    lengths = np.bincount(row[aligned], minlength=n_rows)
-    if (lengths != lengths[0]).any():
-        bad = int(np.argmax(lengths != lengths[0]))
-        raise ValueError(
-            f"got {lengths[bad]} aligned columns in sequence {bad + 1}, expected the query's {lengths[0]}"
-        )
-    inserted = np.cumsum(codes == _INSERTION)
-    first = np.searchsorted(row, np.arange(n_rows))
-    before_row = inserted[first] - (codes[first] == _INSERTION)
-    at_column = inserted[aligned].reshape(n_rows, lengths[0])
-    deletions = np.diff(at_column, axis=1, prepend=before_row[:, None])
-    return codes[aligned].reshape(n_rows, lengths[0]), deletions.astype(np.int32)
+    def find_columns(self, wanted: Ints) -> Ints:
+        """Where residues of the chain are among `columns`; ValueError for one that was not read."""
+        found = np.searchsorted(self.columns, wanted)
+        if len(wanted) and not np.array_equal(self.columns.take(found, mode="clip"), wanted):
+            raise ValueError(f"got residues {wanted.min()}..{wanted.max()}, of which some are not among the "
+                             f"{len(self.columns)} columns that were read")  # fmt: skip
+        return found.astype(np.int32)
 
 
 def check_query(query: Bytes, restypes: Bytes, modified: Bools, molecule: MoleculeType) -> None:
@@ -132,19 +85,44 @@ def _first_difference(query: Bytes, restypes: Bytes) -> str:
     )
 
 
-def make_msa(rows: Bytes, deletions: Ints, restypes: Bytes, max_rows: int) -> Msa:
-    """De-duplicate rows (first one wins), take profile and mean deletions, then keep the first `max_rows`.
+def paired_block(alignment: Alignment, rows: Ints) -> tuple[Bytes, Bytes]:
+    """Restypes and clipped deletions [P, L] of the rows that pairing chose; -1 gives a row of gaps."""
+    gap = rows[:, None] < 0
+    letters = np.where(gap, np.uint8(GAP), alignment.rows[rows])
+    return letters, np.where(gap, np.uint8(0), _clipped(alignment.deletions[rows]))
 
-    Row 0 becomes `restypes`, the chain's own sequence, so that a modified residue shows its parent.
+
+def make_msa(
+    alignment: Alignment, restypes: Bytes, max_rows: int, paired: tuple[Bytes, Bytes] | None = None
+) -> Msa:
+    """The alignment of a chain: unique rows (first one wins), their profile and mean deletions, cut to depth.
+
+    Row 0 becomes `restypes`, the chain's own sequence, so that a modified residue shows its parent. Rows that
+    are among the `paired` ones (restypes and deletions [P, L]) then go, and the first `max_rows` - P stay.
     """
-    rows = np.concatenate([restypes[None], rows[1:]])
-    keys = np.ascontiguousarray(rows).view(np.dtype((np.void, rows.shape[1])))[:, 0]
-    _, first = np.unique(keys, return_index=True)
-    kept = np.sort(first)
-    rows, deletions = rows[kept], deletions[kept]
-    clipped = np.minimum(deletions[:max_rows], MAX_DELETION).astype(np.uint8)
+    none = np.zeros((0, len(restypes)), np.uint8)
+    paired_rows, paired_deletions = paired or (none, none)
+    rows = np.concatenate([restypes[None], alignment.rows[1:]])
+    kept = np.sort(np.unique(_keys(rows), return_index=True)[1])
+    rows, deletions = rows[kept], alignment.deletions[kept]
     mean = deletions.mean(axis=0, dtype=np.float64).astype(np.float32)
-    return Msa(rows[:max_rows], clipped, profile(rows), mean)
+    new = ~np.isin(_keys(rows), _keys(paired_rows))
+    new[0] = True
+    own = np.flatnonzero(new)[: max(max_rows - len(paired_rows), 1)]
+    columns = np.arange(len(restypes), dtype=np.int32)
+    return Msa(
+        rows[own], _clipped(deletions[own]), paired_rows, paired_deletions, profile(rows), mean, columns
+    )
+
+
+def _keys(rows: Bytes) -> NDArray[np.void]:
+    """[M] one comparable value a row."""
+    rows = np.ascontiguousarray(rows)
+    return rows.view(np.dtype((np.void, rows.shape[1])))[:, 0]
+
+
+def _clipped(deletions: Counts) -> Bytes:
+    return np.minimum(deletions, MAX_DELETION).astype(np.uint8)
 
 
 def profile(rows: Bytes) -> Floats:
@@ -156,7 +134,7 @@ def profile(rows: Bytes) -> Floats:
 def query_msa(restypes: Bytes) -> Msa:
     """The alignment of a chain that has none: its own sequence [L] as the only row."""
     rows = restypes[None]
-    return Msa(rows, np.zeros_like(rows), profile(rows), np.zeros(len(restypes), np.float32))
+    return make_msa(Alignment(rows, np.zeros(rows.shape, np.uint16), ("",)), restypes, 1)
 
 
 def assemble(
@@ -173,25 +151,25 @@ def assemble(
     Args:
         msas: one alignment a distinct chain sequence.
         token_msa: [N] index into `msas` of each token; -1 gives gap columns (ligands).
-        token_column: [N] column of each token in its alignment.
+        token_column: [N] column of each token among those that its alignment holds.
         n_rows: most rows a cycle, the query included.
         n_cycles: recycling cycles R.
         rng: source of every draw.
-        random_depth: first keep k ~ U{1..M} rows of every alignment (training, AF3 SI 2.2).
+        random_depth: first keep k ~ U{1..M} unpaired rows of every alignment (training, AF3 SI 2.2).
 
     Returns:
-        Restypes and deletion counts, uint8 [R, M, N] each. Row 0 is the query. Rows are drawn without
-        replacement; rows with gaps in all columns of the crop are left out.
+        Restypes and deletion counts, uint8 [R, M, N] each. Row 0 is the query, then come paired rows, then
+        the chains' own rows side by side, shorter ones padded with gaps. Rows are drawn without replacement
+        from all of them; rows with gaps in all columns of the crop are left out.
     """
     kept = [_kept_rows(len(msa.rows), rng, random_depth) for msa in msas]
-    runs = _runs(token_msa, token_column)
-    depth = max((len(kept[index]) for index, _, _ in runs), default=1)
-    drawn = [_draw_rows(msas, kept, runs, len(token_msa), depth, n_rows, rng) for _ in range(n_cycles)]
+    stack = _Stack(msas, kept, _runs(token_msa, token_column), len(token_msa))
+    drawn = [_draw_rows(stack, n_rows, rng) for _ in range(n_cycles)]
     return np.stack([rows for rows, _ in drawn]), np.stack([deletions for _, deletions in drawn])
 
 
 def _kept_rows(depth: int, rng: np.random.Generator, random_depth: bool) -> NDArray[np.int64]:
-    """Rows that take part in this example, ascending, the query first."""
+    """Unpaired rows that take part in this example, ascending, the query first."""
     if not random_depth or depth == 1:
         return np.arange(depth)
     others = rng.permutation(depth - 1)[: rng.integers(depth)] + 1
@@ -212,41 +190,54 @@ def _runs(token_msa: Ints, token_column: Ints) -> list[_Run]:
     ]
 
 
-def _draw_rows(
-    msas: Sequence[Msa],
-    kept: Sequence[NDArray[np.int64]],
-    runs: Sequence[_Run],
-    n_tokens: int,
-    depth: int,
-    n_rows: int,
-    rng: np.random.Generator,
-) -> tuple[Bytes, Bytes]:
+class _Stack:
+    """All rows a crop could have, numbered: 0 the query, 1..P the paired, then the unpaired ones."""
+
+    def __init__(
+        self, msas: Sequence[Msa], kept: Sequence[NDArray[np.int64]], runs: Sequence[_Run], n_tokens: int
+    ) -> None:
+        self._msas, self._kept, self._runs, self._n_tokens = msas, kept, runs, n_tokens
+        used = {index for index, _, _ in runs}
+        self._n_paired = max((len(msas[index].paired_rows) for index in used), default=0)
+        self.depth = self._n_paired + max((len(kept[index]) for index in used), default=1)
+
+    def restypes(self, rows: NDArray[np.int64]) -> Bytes:
+        """[len(rows), N] restypes of ascending row numbers."""
+        return self._gather([(msa.rows, msa.paired_rows) for msa in self._msas], rows, GAP)
+
+    def deletions(self, rows: NDArray[np.int64]) -> Bytes:
+        """[len(rows), N] deletion counts of ascending row numbers."""
+        return self._gather([(msa.deletions, msa.paired_deletions) for msa in self._msas], rows, 0)
+
+    def _gather(self, sources: Sequence[tuple[Bytes, Bytes]], rows: NDArray[np.int64], fill: int) -> Bytes:
+        """The chains side by side. Rows ascend, so that those a chain has of either kind are a stretch."""
+        out = np.full((len(rows), self._n_tokens), fill, np.uint8)
+        shift = self._n_paired
+        for index, tokens, columns in self._runs:
+            own, paired = sources[index]
+            kept = self._kept[index]
+            first, last_paired, unpaired, end = np.searchsorted(
+                rows, [1, 1 + len(paired), 1 + shift, shift + len(kept)]
+            )
+            out[:first, tokens] = own[0].take(columns)
+            out[first:last_paired, tokens] = paired.take(rows[first:last_paired] - 1, axis=0).take(
+                columns, axis=1
+            )
+            mine = kept[rows[unpaired:end] - shift]
+            out[unpaired:end, tokens] = own.take(mine, axis=0).take(columns, axis=1)
+        return out
+
+
+def _draw_rows(stack: _Stack, n_rows: int, rng: np.random.Generator) -> tuple[Bytes, Bytes]:
     """One cycle's rows: the query and random others, refilled while some are gaps throughout the crop."""
-    order = rng.permutation(depth - 1) + 1
+    order = rng.permutation(stack.depth - 1) + 1
     wanted = np.zeros(1, np.int64)
     taken = 0
     while taken < len(order) and len(wanted) < n_rows:
         more = order[taken : taken + n_rows - len(wanted)]
         taken += len(more)
         picked = np.sort(more)
-        letters = _gather([msa.rows for msa in msas], kept, runs, picked, n_tokens, GAP)
+        letters = stack.restypes(picked)
         wanted = np.concatenate([wanted, picked[(letters != GAP).any(axis=1)]])
     wanted.sort()
-    rows = _gather([msa.rows for msa in msas], kept, runs, wanted, n_tokens, GAP)
-    return rows, _gather([msa.deletions for msa in msas], kept, runs, wanted, n_tokens, 0)
-
-
-def _gather(
-    sources: Sequence[Bytes],
-    kept: Sequence[NDArray[np.int64]],
-    runs: Sequence[_Run],
-    rows: NDArray[np.int64],
-    n_tokens: int,
-    fill: int,
-) -> Bytes:
-    """[len(rows), N] of the chains side by side; `rows` ascend, so those a chain still has are a prefix."""
-    out = np.full((len(rows), n_tokens), fill, np.uint8)
-    for index, tokens, columns in runs:
-        present = int(np.searchsorted(rows, len(kept[index])))
-        out[:present, tokens] = sources[index].take(kept[index][rows[:present]], axis=0).take(columns, axis=1)
-    return out
+    return stack.restypes(wanted), stack.deletions(wanted)

@@ -17,20 +17,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from foldwright.data.arrays import encode
 from foldwright.data.ccd import DEFAULT_CACHE, Dictionary
 from foldwright.data.conformers import make_component
+from foldwright.data.entry_alignments import EntryMsas, read_msas
+from foldwright.data.entry_templates import TemplateConfig, read_templates
 from foldwright.data.filters import FilterConfig, Rejection, clean
 from foldwright.data.mmcif import read_structure
-from foldwright.data.msa import MIN_CHAIN_LENGTH, Msa, check_query, make_msa, read_a3m
+from foldwright.data.msa_blocks import encode_msa
 from foldwright.data.records import Entry, encode_entry, encode_record
 from foldwright.data.reference import atom_reference
-from foldwright.data.store import SCHEMA_VERSION
+from foldwright.data.sources import EntryFiles, Note, file_digest
+from foldwright.data.store import SCHEMA_VERSION, msa_block_key, msa_key, pairing_key, template_key
 from foldwright.data.structure import Component, Structure
+from foldwright.data.template_structures import TemplateLibrary
+from foldwright.data.templates import Templates
 from foldwright.data.tokenize import tokenize
 from foldwright.data.weights import chain_clusters, make_items
 from foldwright.vocabulary import MoleculeType
-
-_ALIGNED = (MoleculeType.PROTEIN, MoleculeType.RNA)  # AF3 SI 2.2: no alignments for DNA and ligands
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class PrepareConfig:
     components: Path | None = None  # a components.cif of one's own, before the dictionary
     dictionary_cache: Path = DEFAULT_CACHE
     max_msa_rows: int = 16384
+    template_structures: Path | None = None  # folder of mmCIF files that hits are looked up in
+    templates: TemplateConfig = field(default_factory=TemplateConfig)
     n_conformers: int = 5
     conformer_seed: int = 0
     conformer_timeout_s: float = 20.0
@@ -48,7 +54,8 @@ class PrepareConfig:
 
     def entry_hash(self) -> str:
         """Digest of all that decides an entry's bytes apart from its files."""
-        return self._hash({"filters": asdict(self.filters), "max_msa_rows": self.max_msa_rows})
+        parts = {"filters": asdict(self.filters), "templates": asdict(self.templates)}
+        return self._hash({**parts, "max_msa_rows": self.max_msa_rows})
 
     def component_hash(self) -> str:
         """Digest of all that decides a component's bytes."""
@@ -66,16 +73,8 @@ class Source(NamedTuple):
     """The files of one entry. `known` is the digest of files and configuration at its last preparation."""
 
     entry: str
-    structure: Path
-    msas: tuple[tuple[str, Path], ...]  # chain name, alignment
+    files: EntryFiles
     known: str
-
-
-class Note(NamedTuple):
-    """Something left out of an entry: a reason to count and what was found."""
-
-    reason: str
-    detail: str
 
 
 class Prepared(NamedTuple):
@@ -84,7 +83,7 @@ class Prepared(NamedTuple):
     entry: str
     digest: str
     data: bytes
-    msas: dict[int, bytes]
+    arrays: dict[bytes, bytes]  # alignments and templates by their keys in the store
     row: dict[str, Any]
     items: list[dict[str, Any]]
     codes: list[str]
@@ -113,31 +112,27 @@ class Workbench(NamedTuple):
     dictionary: Dictionary
     config: PrepareConfig
     config_hash: str  # of the configuration, for entries
+    library: TemplateLibrary | None
+    library_digest: str
 
 
 def open_workbench(config: PrepareConfig) -> Workbench:
     """Open the component dictionary (made when first needed)."""
     dictionary = Dictionary.open(config.dictionary_cache, config.components)
-    return Workbench(dictionary, config, config.entry_hash())
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    library = TemplateLibrary(config.template_structures) if config.template_structures else None
+    return Workbench(dictionary, config, config.entry_hash(), library, library.digest() if library else "")
 
 
 def prepare_entry(bench: Workbench, source: Source) -> Prepared | Rejected | Unchanged:
     """Read, clean, tokenise and serialise one entry, unless it is unchanged."""
-    files = [file_digest(source.structure)]
-    files += [f"{chain} {file_digest(path)}" for chain, path in source.msas]
-    digest = hashlib.sha256("\n".join([bench.config_hash, *files]).encode()).hexdigest()
+    parts = [bench.config_hash, source.files.digest(), bench.library_digest if source.files.hits else ""]
+    digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     if digest == source.known:
         return Unchanged(source.entry)
     changes: Counter[str] = Counter()
     try:
         structure = read_structure(
-            source.structure, bench.dictionary, bench.config.filters.max_polymer_chains, changes
+            source.files.structure, bench.dictionary, bench.config.filters.max_polymer_chains, changes
         )
         structure, dropped = clean(structure, bench.config.filters)
     except Rejection as rejection:
@@ -146,70 +141,60 @@ def prepare_entry(bench: Workbench, source: Source) -> Prepared | Rejected | Unc
         return Rejected(source.entry, digest, "unreadable", str(error))
     structure = replace(structure, entry_id=source.entry)
     changes.update(dropped)
-    return _assemble(bench, source, structure, digest, files[0], changes)
+    return _assemble(bench, source, structure, digest, changes)
 
 
 def _assemble(
-    bench: Workbench, source: Source, structure: Structure, digest: str, file: str, changes: Mapping[str, int]
+    bench: Workbench, source: Source, structure: Structure, digest: str, changes: Counter[str]
 ) -> Prepared | Rejected:
     components = BareComponents(bench.dictionary)
     tokens = tokenize(structure, components)
     if not structure.atom_resolved[tokens.token_centre].any():
         return Rejected(source.entry, digest, "unresolved", "no token centre of the entry is resolved")
-    msas, notes = _read_msas(structure, source, bench.config.max_msa_rows)
-    entry = Entry(structure, tokens, atom_reference(structure, components), np.array(sorted(msas), np.int32))
+    msas = read_msas(structure, source.files, bench.config.max_msa_rows)
+    templates, notes = _templates(bench, source.files, structure, changes)
+    entry = Entry(
+        structure,
+        tokens,
+        atom_reference(structure, components),
+        msa_entities=np.array(sorted(msas.of_entity), np.int32),
+        template_entities=np.array(sorted(templates), np.int32),
+    )
     return Prepared(
         entry=source.entry,
         digest=digest,
         data=encode_entry(entry),
-        msas={entity: encode_record(msa) for entity, msa in msas.items()},
-        row=_manifest_row(entry, msas, file, bench.config_hash),
+        arrays=_stored(source.entry, msas, templates),
+        row=_manifest_row(entry, msas, templates, file_digest(source.files.structure), bench.config_hash),
         items=[asdict(item) for item in make_items(structure)],
         codes=[str(code) for code in np.unique(structure.residue_component)],
         changes=dict(changes),
-        notes=notes,
+        notes=msas.notes + notes,
     )
 
 
-def _read_msas(structure: Structure, source: Source, max_rows: int) -> tuple[dict[int, Msa], list[Note]]:
-    """The alignment of every entity that has one; a file names a chain and serves all copies of it."""
-    msas: dict[int, Msa] = {}
-    notes = []
-    for name, path in source.msas:
-        chains = np.flatnonzero(structure.chain_name == name)
-        if len(chains) == 0:
-            notes.append(
-                Note("msa_without_chain", f"{path.name}: there is no chain {name!r} after the filters")
-            )
-            continue
-        entity = int(structure.chain_entity[chains[0]])
-        if entity in msas:
-            continue
-        try:
-            msa = _read_msa(structure, int(chains[0]), path, max_rows)
-        except ValueError as error:
-            notes.append(Note("msa_mismatch", f"{path.name}: {error}"))
-            continue
-        if msa is None:
-            notes.append(Note("msa_not_used", f"{path.name}: chain {name!r} is a ligand, DNA or very short"))
-        else:
-            msas[entity] = msa
-    return msas, notes
+def _templates(
+    bench: Workbench, files: EntryFiles, structure: Structure, changes: Counter[str]
+) -> tuple[dict[int, Templates], list[Note]]:
+    if bench.library is None:
+        return {}, []
+    return read_templates(structure, files.hits, bench.library, bench.config.templates, changes)
 
 
-def _read_msa(structure: Structure, chain: int, path: Path, max_rows: int) -> Msa | None:
-    kind = MoleculeType(int(structure.chain_type[chain]))
-    mine = structure.residue_chain == chain
-    restypes = structure.residue_restype[mine]
-    if kind not in _ALIGNED or len(restypes) < MIN_CHAIN_LENGTH:
-        return None
-    rows, deletions = read_a3m(path, kind)
-    check_query(rows[0], restypes, structure.residue_atomised[mine], kind)
-    return make_msa(rows, deletions, restypes, max_rows)
+def _stored(entry: str, msas: EntryMsas, templates: Mapping[int, Templates]) -> dict[bytes, bytes]:
+    """Alignments, the species of paired rows, and templates, as the store keeps them."""
+    stored = {pairing_key(entry): encode({"species": np.array(msas.paired_species, np.str_)})}
+    for entity, msa in msas.of_entity.items():
+        stored[msa_key(entry, entity)], blocks = encode_msa(msa)
+        stored |= {msa_block_key(entry, entity, number): block for number, block in enumerate(blocks)}
+    return stored | {template_key(entry, entity): encode_record(found) for entity, found in templates.items()}
 
 
-def _manifest_row(entry: Entry, msas: Mapping[int, Msa], file: str, config: str) -> dict[str, Any]:
+def _manifest_row(
+    entry: Entry, msas: EntryMsas, templates: Mapping[int, Templates], file: str, config: str
+) -> dict[str, Any]:
     structure, tokens = entry.structure, entry.tokens
+    entities = structure.chain_entity.tolist()
     return {
         "entry": structure.entry_id,
         "n_tokens": len(tokens.token_residue),
@@ -219,8 +204,10 @@ def _manifest_row(entry: Entry, msas: Mapping[int, Msa], file: str, config: str)
         "chain_names": structure.chain_name.tolist(),
         "chain_types": [MoleculeType(int(kind)).name for kind in structure.chain_type],
         "chain_clusters_100": chain_clusters(structure),
-        "chain_msa_depths": [
-            len(msas[entity].rows) if entity in msas else 0 for entity in structure.chain_entity.tolist()
+        "chain_msa_depths": [msas.depth(entity) for entity in entities],
+        "n_paired_rows": len(msas.paired_species),
+        "chain_templates": [
+            len(templates[entity].names) if entity in templates else 0 for entity in entities
         ],
         "method": structure.method,
         "resolution": float(structure.resolution),
@@ -259,6 +246,7 @@ class BareComponents(Mapping[str, Component]):
             conformers=np.zeros((1, n_atoms, 3), np.float32),
             conformer_mask=np.zeros(n_atoms, np.bool_),
             conformer_source="none",
+            automorphisms=np.arange(n_atoms, dtype=np.int32)[None],
         )
 
     def __contains__(self, code: object) -> bool:

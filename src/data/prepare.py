@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The prepare command: a directory of mmCIF files, and one of alignments, to a store.
+"""The prepare command: a directory of mmCIF files, with alignments and template hits, to a store.
 
 Work goes on in OUT.partial, which replaces OUT when it is complete: a reader never sees half a store. An
 interrupted run goes on where it stopped, and a run over an existing OUT only does what changed: entries are
-known by a digest of their files and of the configuration. Alignments are named <entry>_<chain>.a3m(.gz),
-<chain> being the label_asym_id of any chain with that sequence.
+known by a digest of their files and of the configuration. `sources` says how files are named.
 """
 
 from __future__ import annotations
@@ -35,6 +34,7 @@ from rich.progress import (
 
 from foldwright.data import store
 from foldwright.data.ccd import DEFAULT_CACHE
+from foldwright.data.entry_templates import TemplateConfig
 from foldwright.data.filters import FilterConfig
 from foldwright.data.pool import Failure, run_tasks
 from foldwright.data.preparation import (
@@ -50,33 +50,21 @@ from foldwright.data.preparation import (
 )
 from foldwright.data.records import encode_record
 from foldwright.data.report import Report
+from foldwright.data.sources import EntryFiles, Sources, find_sources
 from foldwright.data.structure import Component
 from foldwright.data.weights import Item, item_table
-
-_STRUCTURE_ENDINGS = (".cif", ".cif.gz")
-_MSA_ENDINGS = (".a3m", ".a3m.gz")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code: 0, or 1 if nothing could be prepared."""
     arguments = _parser().parse_args(argv)
-    filters = FilterConfig(
-        released_before=arguments.released_before,
-        max_resolution=arguments.max_resolution,
-        max_polymer_chains=arguments.max_polymer_chains,
-        max_chains=arguments.max_chains,
-    )
-    config = PrepareConfig(
-        filters=filters,
-        components=arguments.components,
-        dictionary_cache=arguments.dictionary_cache,
-        max_msa_rows=arguments.max_msa_rows,
-        n_conformers=arguments.n_conformers,
-        conformer_seed=arguments.seed,
-        entry_limit_s=arguments.entry_limit,
-    )
     try:
-        report = prepare(arguments.structures, arguments.msas, arguments.out, config, arguments.workers)
+        if arguments.templates and not arguments.template_structures:
+            raise ValueError(
+                "--templates: got hits, expected --template-structures DIR with the mmCIF files too"
+            )
+        sources = find_sources(arguments.structures, arguments.msas, arguments.templates)
+        report = prepare(sources, arguments.out, _config(arguments), arguments.workers)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -84,10 +72,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _config(arguments: argparse.Namespace) -> PrepareConfig:
+    filters = FilterConfig(
+        released_before=arguments.released_before,
+        max_resolution=arguments.max_resolution,
+        max_polymer_chains=arguments.max_polymer_chains,
+        max_chains=arguments.max_chains,
+    )
+    return PrepareConfig(
+        filters=filters,
+        components=arguments.components,
+        dictionary_cache=arguments.dictionary_cache,
+        max_msa_rows=arguments.max_msa_rows,
+        template_structures=arguments.template_structures,
+        templates=TemplateConfig(released_until=arguments.templates_until),
+        n_conformers=arguments.n_conformers,
+        conformer_seed=arguments.seed,
+        entry_limit_s=arguments.entry_limit,
+    )
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="prepare_data.py",
-        description="Turn a directory of mmCIF (and a3m) files into the store that training reads.",
+        description="Turn directories of mmCIF files, alignments and template hits into the store that "
+        "training reads.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     filters, config = FilterConfig(), PrepareConfig()
@@ -98,7 +107,15 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         help="directory of .cif or .cif.gz files, searched below too",
     )
-    add("--msas", type=Path, help="directory of <entry>_<chain>.a3m or .a3m.gz files, searched below too")
+    add(
+        "--msas",
+        type=Path,
+        help="directory of <entry>_<chain>.a3m, .sto or .csv files (.gz), searched below too; "
+        "<entry>_<chain>.pairing.a3m holds rows to pair by species",
+    )
+    add("--templates", type=Path, help="directory of <entry>_<chain>.hhr, .a3m or .sto files of hits (.gz)")
+    add("--template-structures", type=Path, help="directory of the mmCIF files that hits are looked up in")
+    add("--templates-until", default="", help="ISO date; structures released later are no templates")
     add("--out", type=Path, required=True, help="the store to make or to bring up to date")
     add("--components", type=Path, help="a components.cif whose entries go before the dictionary's")
     add("--dictionary-cache", type=Path, default=DEFAULT_CACHE, help="where the parsed dictionary is kept")
@@ -126,14 +143,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def prepare(structures: Path, msas: Path | None, out: Path, config: PrepareConfig, workers: int) -> Report:
+def prepare(sources: Sources, out: Path, config: PrepareConfig, workers: int) -> Report:
     """Make or update the store `out`.
 
     Raises:
-        ValueError: a directory is missing, holds no mmCIF file or two of one entry, `out` is something else
-            than a store, or not one entry could be kept.
+        ValueError: `out` is something else than a store, the folder of template structures is missing, or not
+            one entry could be kept.
     """
-    sources = find_sources(structures, msas)
     open_workbench(config)  # parse the dictionary once, before the workers want it
     out = out.absolute()
     folder = _working_folder(out)
@@ -160,50 +176,6 @@ def prepare(structures: Path, msas: Path | None, out: Path, config: PrepareConfi
     return report
 
 
-class Sources:
-    """The files found: entries by name, and alignments that no structure file matches."""
-
-    def __init__(
-        self, of_entry: dict[str, tuple[Path, list[tuple[str, Path]]]], unmatched: list[str]
-    ) -> None:
-        self.of_entry = of_entry
-        self.unmatched = unmatched
-
-
-def find_sources(structures: Path, msas: Path | None) -> Sources:
-    """Match structure files with alignments by name. Raises ValueError as `prepare` does."""
-    found: dict[str, tuple[Path, list[tuple[str, Path]]]] = {}
-    for path, entry in _files(structures, _STRUCTURE_ENDINGS, "--structures"):
-        if entry in found:
-            raise ValueError(
-                f"got two files of entry {entry}: {found[entry][0]} and {path}; keep one of them"
-            )
-        found[entry] = (path, [])
-    if not found:
-        raise ValueError(f"found no .cif or .cif.gz file in {structures}; give the directory that holds them")
-    by_lower_case = {entry.lower(): entry for entry in found}
-    unmatched = []
-    for path, name in _files(msas, _MSA_ENDINGS, "--msas") if msas else ():
-        entry, _, chain = name.rpartition("_")
-        if entry.lower() in by_lower_case:
-            found[by_lower_case[entry.lower()]][1].append((chain, path))
-        else:
-            unmatched.append(path.name)
-    return Sources(found, unmatched)
-
-
-def _files(folder: Path, endings: tuple[str, ...], option: str) -> list[tuple[Path, str]]:
-    """Files below a folder with one of the endings, and their names without it, sorted."""
-    if not folder.is_dir():
-        raise ValueError(f"{option}: {folder} is not a directory; give an existing one")
-    files = []
-    for path in sorted(folder.rglob("*")):
-        ending = next((ending for ending in endings if path.name.endswith(ending)), None)
-        if ending and path.is_file():
-            files.append((path, path.name.removesuffix(ending)))
-    return files
-
-
 def _working_folder(out: Path) -> Path:
     """OUT.partial: as an interrupted run left it, or a copy of OUT to bring up to date, or new."""
     folder = out.with_name(out.name + ".partial")
@@ -219,17 +191,14 @@ def _working_folder(out: Path) -> Path:
 
 def _prepare_entries(
     environment: lmdb.Environment,
-    sources: Mapping[str, tuple[Path, list[tuple[str, Path]]]],
+    sources: Mapping[str, EntryFiles],
     config: PrepareConfig,
     workers: int,
     report: Report,
 ) -> None:
     with environment.begin() as transaction:
         known = store.records_with_prefix(transaction, b"done/")
-    tasks = [
-        Source(entry, path, tuple(msas), known.get(entry, {}).get("digest", ""))
-        for entry, (path, msas) in sources.items()
-    ]
+    tasks = [Source(entry, files, known.get(entry, {}).get("digest", "")) for entry, files in sources.items()]
     results = run_tasks(
         prepare_entry, partial(open_workbench, config), tasks, min(workers, len(tasks)), config.entry_limit_s
     )
@@ -249,9 +218,9 @@ def _prepare_entries(
 def _records_of(result: Prepared | Rejected) -> dict[bytes, bytes]:
     """Keys and values of one entry's outcome; the done record comes with them in one transaction."""
     if isinstance(result, Rejected):
-        record = {"digest": result.digest, "rejected": [result.reason, result.detail]}
-        return {store.done_key(result.entry): _json(record)}
-    record = {
+        rejection = {"digest": result.digest, "rejected": [result.reason, result.detail]}
+        return {store.done_key(result.entry): _json(rejection)}
+    record: dict[str, Any] = {
         "digest": result.digest,
         "row": result.row,
         "items": result.items,
@@ -259,8 +228,8 @@ def _records_of(result: Prepared | Rejected) -> dict[bytes, bytes]:
         "changes": result.changes,
         "notes": result.notes,
     }
-    msas = {store.msa_key(result.entry, entity): data for entity, data in result.msas.items()}
-    return {store.entry_key(result.entry): result.data, **msas, store.done_key(result.entry): _json(record)}
+    own = {store.entry_key(result.entry): result.data, store.done_key(result.entry): _json(record)}
+    return own | result.arrays
 
 
 def _current_records(
@@ -334,8 +303,13 @@ def _put(environment: lmdb.Environment, values: Mapping[bytes, bytes]) -> None:
 def _delete(environment: lmdb.Environment, entry: str) -> None:
     """Delete all that the store holds of an entry."""
     with environment.begin() as transaction:
-        keys = store.keys_with_prefix(transaction, f"msa/{entry}/".encode())
-    _put(environment, dict.fromkeys([*keys, store.entry_key(entry), store.done_key(entry)], b""))
+        keys = [
+            key
+            for kind in ("msa", "template")
+            for key in store.keys_with_prefix(transaction, f"{kind}/{entry}/".encode())
+        ]
+    keys += [store.pairing_key(entry), store.entry_key(entry), store.done_key(entry)]
+    _put(environment, dict.fromkeys(keys, b""))
 
 
 def _publish(folder: Path, out: Path) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the store's values mean: entries, alignments and components to bytes and back.
+"""What the store's values mean: entries, templates and components to bytes and back.
 
 Each is a dataclass of NumPy arrays and plain attributes, laid out by `arrays.encode`. A field `x` of the
 structure of an entry is the array or attribute `structure.x`, likewise `tokens.x`.
@@ -14,24 +14,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foldwright.data.arrays import decode, encode
-from foldwright.data.msa import Msa
 from foldwright.data.structure import Component, Ints, Structure, Tokens
+from foldwright.data.templates import Templates
 
 
 @dataclass(frozen=True)
 class Entry:
     """What the store keeps of one entry. `atom_reference` [L]: each atom's index in its component.
 
-    `msa_entities` lists the entities that have an alignment in the store.
+    `msa_entities` and `template_entities` list the entities that have an alignment, or templates, in the
+    store.
     """
 
     structure: Structure
     tokens: Tokens
     atom_reference: Ints
     msa_entities: Ints
+    template_entities: Ints
 
 
-Record = TypeVar("Record", Msa, Component)
+Record = TypeVar("Record", Templates, Component)
 
 
 def encode_entry(entry: Entry) -> bytes:
@@ -48,11 +50,12 @@ def decode_entry(data: bytes | memoryview) -> Entry:
     values = arrays | attributes
     structure = Structure(**{f.name: values[f"structure.{f.name}"] for f in fields(Structure)})
     tokens = Tokens(**{f.name: values[f"tokens.{f.name}"] for f in fields(Tokens)})
-    return Entry(structure, tokens, values["atom_reference"], values["msa_entities"])
+    rest = (values[name] for name in ("atom_reference", "msa_entities", "template_entities"))
+    return Entry(structure, tokens, *rest)
 
 
 def encode_record(record: Record) -> bytes:
-    """An alignment or a component as stored bytes."""
+    """Templates or a component as stored bytes."""
     arrays: dict[str, NDArray[Any]] = {}
     attributes: dict[str, Any] = {}
     _collect(record, "", arrays, attributes)
@@ -60,7 +63,7 @@ def encode_record(record: Record) -> bytes:
 
 
 def decode_record(kind: type[Record], data: bytes | memoryview) -> Record:
-    """The alignment or component that `encode_record` made; ValueError if the bytes are damaged."""
+    """The templates or component that `encode_record` made; ValueError if the bytes are damaged."""
     arrays, attributes = decode(data)
     values: dict[str, Any] = arrays | attributes
     return kind(**values)

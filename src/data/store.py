@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The store: prepared entries, alignments and components in one LMDB file beside Parquet tables.
 
-    STORE/arrays.lmdb        meta, entry/<id>, msa/<id>/<entity>, component/<code>; done/<id> and made/<code>
-                             hold what a preparation needs to know what is up to date
+    STORE/arrays.lmdb        meta, entry/<id>, component/<code>; msa/<id>/<entity> and its blocks of columns
+                             msa/<id>/<entity>/<number>; template/<id>/<entity>; pairing/<id>, the species
+                             of paired rows; done/<id> and made/<code> hold what a preparation needs to
+                             know what is up to date
     STORE/manifest.parquet   one row an entry
     STORE/items.parquet      one row a chain or interface, the units of sampling
     STORE/report.json        what was kept and what was rejected, with reasons
@@ -23,11 +25,14 @@ import lmdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from foldwright.data.arrays import decode
 from foldwright.data.msa import Msa
+from foldwright.data.msa_blocks import decode_msa
 from foldwright.data.records import Entry, decode_entry, decode_record
-from foldwright.data.structure import Component
+from foldwright.data.structure import Component, Ints
+from foldwright.data.templates import Templates
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 ARRAYS, MANIFEST, ITEMS, REPORT = "arrays.lmdb", "manifest.parquet", "items.parquet", "report.json"
 _MAP_SIZE = 2**41  # bytes of address space; the file is only as large as its content
 _environments: dict[tuple[str, int], lmdb.Environment] = {}
@@ -39,6 +44,18 @@ def entry_key(entry: str) -> bytes:
 
 def msa_key(entry: str, entity: int) -> bytes:
     return f"msa/{entry}/{entity}".encode()
+
+
+def msa_block_key(entry: str, entity: int, number: int) -> bytes:
+    return f"msa/{entry}/{entity}/{number}".encode()
+
+
+def pairing_key(entry: str) -> bytes:
+    return f"pairing/{entry}".encode()
+
+
+def template_key(entry: str, entity: int) -> bytes:
+    return f"template/{entry}/{entity}".encode()
 
 
 def component_key(code: str) -> bytes:
@@ -82,9 +99,32 @@ class Store:
         """Raises KeyError for an unknown entry, ValueError for damaged bytes."""
         return decode_entry(self._get(entry_key(entry)))
 
-    def msas(self, entry: str, entities: Iterable[int]) -> dict[int, Msa]:
-        """The alignments of the given entities of an entry."""
-        return {entity: decode_record(Msa, self._get(msa_key(entry, entity))) for entity in entities}
+    def msas(
+        self, entry: str, entities: Iterable[int], columns: Mapping[int, Ints] | None = None
+    ) -> dict[int, Msa]:
+        """The alignments of the given entities of an entry, with those columns that `columns` names or all.
+
+        Raises KeyError for an entity without alignment, ValueError for damaged bytes.
+        """
+        return {
+            entity: decode_msa(
+                self._get(msa_key(entry, entity)),
+                lambda number, entity=entity: self._get(msa_block_key(entry, entity, number)),  # type: ignore[misc]
+                None if columns is None else columns[entity],
+            )
+            for entity in entities
+        }
+
+    def paired_species(self, entry: str) -> list[str]:
+        """The species of the paired rows that the alignments of an entry's proteins share, in their order."""
+        arrays, _ = decode(self._get(pairing_key(entry)))
+        return [str(name) for name in arrays["species"]]
+
+    def templates(self, entry: str, entities: Iterable[int]) -> dict[int, Templates]:
+        """The templates of the given entities of an entry; KeyError for an entity without any."""
+        return {
+            entity: decode_record(Templates, self._get(template_key(entry, entity))) for entity in entities
+        }
 
     def component(self, code: str) -> Component:
         """Raises KeyError for a component that no entry of the store uses."""

@@ -92,6 +92,7 @@ class Component:
     conformers: Floats  # [n >= 1, L, 3] Å
     conformer_mask: Bools  # [L]: False where no source gives a position
     conformer_source: str  # "etkdg", "ideal", "model" or "none"
+    automorphisms: Ints  # [P >= 1, L]: atom i may take the place of atom row[i]; row 0 is the identity
 
 
 def keep_chains(structure: Structure, keep: Bools) -> Structure:

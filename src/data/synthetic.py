@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Synthetic examples of exact sizes, for benchmarks, self-tests and unit tests: no training data.
 
-A random-walk protein chain with plausible bond lengths and a few ligand atoms: shapes, dtypes, masks and index
-structure are those of real examples; distances are only roughly protein-like.
+A random-walk protein chain with plausible bond lengths and a few ligand atoms: shapes, dtypes, masks and
+index structure are those of real examples; distances are only roughly protein-like.
 """
 
 from __future__ import annotations
@@ -108,6 +108,21 @@ def _chain(
         atom_resolved=tensor(resolved, flag),
         bond_atoms=tensor(np.zeros((0, 2)), i32),
         bond_mask=tensor(np.zeros(0), flag),
+        token_molecule=tensor(np.arange(n) >= (2 * n) // 3, i32),
+        molecule_mask=tensor(np.ones(2), flag),
+        molecule_is_polymer=tensor(np.ones(2), flag),
+        molecule_group=tensor(np.arange(2), i32),
+        molecule_copy=tensor(np.zeros(2), i32),
+        molecule_copies=tensor(np.ones(2), i32),
+        molecule_stride=tensor(np.zeros(2), i32),
+        truth_atom=tensor(np.arange(n_atoms), i32),
+        truth_coords=tensor(xyz, f32),
+        truth_resolved=tensor(resolved, flag),
+        symmetry_mask=tensor(np.zeros(0), flag),
+        symmetry_option=tensor(np.zeros(0), i32),
+        symmetry_from=tensor(np.zeros(0), i32),
+        symmetry_to=tensor(np.zeros(0), i32),
+        option_residue=tensor(np.zeros(0), i32),
         resolution=tensor(2.0, f32),
         is_distillation=tensor(False, flag),
         sample_number=tensor(number, torch.int64),

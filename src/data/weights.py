@@ -3,10 +3,10 @@
 
     w  is proportional to  beta / N_clust * (alpha_prot n_prot + alpha_nuc n_nuc + alpha_lig n_lig)
 
-An interface is a pair of chains with heavy atoms closer than 5 Å. Until the data engine brings sequence
-clusters at 40 % identity, a polymer's cluster is its sequence (100 %, modified residues as their parents)
-and a ligand's its component codes; the column is named for that. N_clust counts the items of a cluster in
-the whole store, an interface's cluster being the unordered pair of its chains'.
+An interface is a pair of chains with heavy atoms closer than 5 Å. A polymer's cluster is its sequence (at
+100 %, modified residues as their parents) and a ligand's its component codes; the column is named for that.
+`clusters` adds those at 40 % identity, whose sizes take the place of these. N_clust counts the items of a
+cluster in the whole store, an interface's cluster being the unordered pair of its chains'.
 """
 
 from __future__ import annotations

@@ -25,8 +25,9 @@ def bare_component(code: str) -> Component:
     """A component with its ideal coordinates as the only conformer."""
     d = dictionary()[code]
     mask = np.isfinite(d.ideal).all(axis=1)
+    identity = np.arange(len(mask), dtype=np.int32)[None]
     return Component(code, d.atom_name, d.atom_element, d.atom_charge, d.atom_leaving, d.bonds, d.bond_order,
-                     np.nan_to_num(d.ideal)[None], mask, "ideal")  # fmt: skip
+                     np.nan_to_num(d.ideal)[None], mask, "ideal", identity)  # fmt: skip
 
 
 def components_of(structure):

@@ -44,7 +44,13 @@ def build(store, entry, kept=None, seed=0, n_cycles=2, n_templates=1, rows=8):
 def test_tokens_and_atoms_of_a_dimer_with_ligands(store):
     batch = build(store, "dimr").check()
     per_chain = sum(len(RESIDUE_ATOMS[name]) for name in SEQUENCE) + 1  # OXT at the end
-    assert batch.sizes() == {"N": 34, "A": 2 * per_chain + 10, "R": 2, "M": 4, "T": 1, "K": 0}
+    exchange = {
+        "G": 4,
+        "F": batch.atom_mask.shape[0],
+        "V": 4,
+        "Y": 4 * 6,
+    }  # BEN: ring and amidine, 6 atoms move
+    assert batch.sizes() == {"N": 34, "A": 2 * per_chain + 10, "R": 2, "M": 4, "T": 1, "K": 0} | exchange
     assert batch.asym_id.tolist() == [0] * 12 + [1] * 12 + [2] * 9 + [3]
     assert batch.entity_id.tolist() == [0] * 24 + [1] * 9 + [2]
     assert batch.sym_id.tolist() == [0] * 12 + [1] * 12 + [0] * 10

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-import gzip
+import dataclasses
 import time
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from foldwright.data.msa import Msa, assemble, check_query, make_msa, parse_a3m, profile, query_msa, read_a3m
+from foldwright.data.alignment_formats import Alignment, parse_a3m
+from foldwright.data.msa import Msa, assemble, check_query, make_msa, paired_block, profile, query_msa
 from foldwright.vocabulary import GAP, MSA_LETTERS, RESTYPE_INDEX, MoleculeType
 
 PROTEIN, RNA = MoleculeType.PROTEIN, MoleculeType.RNA
@@ -13,66 +16,6 @@ PROTEIN, RNA = MoleculeType.PROTEIN, MoleculeType.RNA
 
 def codes(sequence: str, kind: MoleculeType = PROTEIN) -> np.ndarray:
     return np.array([MSA_LETTERS[kind][letter] for letter in sequence], np.uint8)
-
-
-def parse_by_hand(text: str) -> tuple[list[str], list[list[int]]]:
-    """The plainest a3m reader: letter by letter."""
-    rows, deletions = [], []
-    for record in text.split(">")[1:]:
-        row, counts, pending = "", [], 0
-        for letter in "".join(record.split("\n")[1:]):
-            if letter.islower():
-                pending += 1
-            elif letter != ".":
-                row, pending = row + letter, (counts.append(pending), 0)[1]
-        rows.append(row)
-        deletions.append(counts)
-    return rows, deletions
-
-
-TEXT = "# a comment\n>query\nMKVL\n>a b c\nM-VL\n>b\nmmMKaaaVLll\n>c\n.-k\n.KV-\n"
-
-
-def test_parse_agrees_with_a_reader_by_hand():
-    rows, deletions = parse_a3m(TEXT.encode(), PROTEIN)
-    by_hand, counts = parse_by_hand(TEXT.replace("# a comment\n", ""))
-    np.testing.assert_array_equal(rows, [codes(row) for row in by_hand])
-    np.testing.assert_array_equal(deletions, counts)
-    assert deletions[2].tolist() == [2, 0, 3, 0]
-    assert deletions[3].tolist() == [0, 1, 0, 0]
-
-
-def test_letters_of_af3():
-    rows, _ = parse_a3m(b">q\nBZUJOX-A\n", PROTEIN)
-    names = ["ASP", "GLU", "CYS", "UNK", "UNK", "UNK", "-", "ALA"]
-    assert rows[0].tolist() == [RESTYPE_INDEX[name] for name in names]
-    rows, _ = parse_a3m(b">q\nACGTUN\n", RNA)
-    assert rows[0].tolist() == [RESTYPE_INDEX[name] for name in ["A", "C", "G", "U", "U", "N"]]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "no sequence"),
-        (">q\n\n>a\nMK\n", "no sequence"),
-        (">q\nMKV\n>a\nMK\n", "got 2 aligned columns in sequence 2"),
-        (">q\nMK1\n", "'1' in sequence 1"),
-        (">q\nMKV\n>a\n", "got 0 aligned columns in sequence 2"),
-    ],
-)
-def test_malformed_alignments_are_refused(text, message):
-    with pytest.raises(ValueError, match=message):
-        parse_a3m(text.encode(), PROTEIN)
-
-
-def test_read_plain_gzip_and_damaged_files(tmp_path):
-    plain, packed, cut = tmp_path / "a.a3m", tmp_path / "a.a3m.gz", tmp_path / "cut.a3m.gz"
-    plain.write_text(TEXT)
-    packed.write_bytes(gzip.compress(TEXT.encode()))
-    cut.write_bytes(packed.read_bytes()[:-20])
-    np.testing.assert_array_equal(read_a3m(plain, PROTEIN)[0], read_a3m(packed, PROTEIN)[0])
-    with pytest.raises(ValueError, match=r"cut\.a3m\.gz"):
-        read_a3m(cut, PROTEIN)
 
 
 def test_query_must_be_the_chain():
@@ -88,8 +31,8 @@ def test_query_must_be_the_chain():
 
 
 def test_duplicates_go_and_the_profile_counts_the_rest():
-    rows, deletions = parse_a3m(b">q\nMK\n>a\nM-\n>b\nMK\n>c\nMaaa-\n>d\nAK\n", PROTEIN)
-    msa = make_msa(rows, deletions, codes("MK"), max_rows=2)
+    alignment = parse_a3m(b">q\nMK\n>a\nM-\n>b\nMK\n>c\nMaaa-\n>d\nAK\n", PROTEIN)
+    msa = make_msa(alignment, codes("MK"), max_rows=2)
     np.testing.assert_array_equal(msa.rows, [codes("MK"), codes("M-")])
     expected = np.zeros((2, 32))
     expected[0, RESTYPE_INDEX["MET"]], expected[0, RESTYPE_INDEX["ALA"]] = 2 / 3, 1 / 3
@@ -99,8 +42,7 @@ def test_duplicates_go_and_the_profile_counts_the_rest():
 
 
 def test_mean_deletions_are_raw_while_counts_are_clipped():
-    rows, deletions = parse_a3m(b">q\nMK\n>a\nM" + b"a" * 300 + b"A\n", PROTEIN)
-    msa = make_msa(rows, deletions, codes("MK"), 10)
+    msa = make_msa(parse_a3m(b">q\nMK\n>a\nM" + b"a" * 300 + b"A\n", PROTEIN), codes("MK"), 10)
     assert msa.deletions[1].tolist() == [0, 255]
     assert msa.deletion_mean.tolist() == [0, 150]
 
@@ -109,7 +51,11 @@ def random_msa(depth: int, length: int, seed: int) -> Msa:
     rng = np.random.default_rng(seed)
     rows = rng.integers(0, 20, (depth, length)).astype(np.uint8)
     deletions = rng.integers(0, 5, (depth, length)).astype(np.uint8)
-    return Msa(rows, deletions, profile(rows), deletions.mean(0).astype(np.float32))
+    mean = deletions.mean(0).astype(np.float32)
+    alone = query_msa(rows[0])
+    return dataclasses.replace(
+        alone, rows=rows, deletions=deletions, profile=profile(rows), deletion_mean=mean
+    )
 
 
 def rows_as_set(rows: np.ndarray) -> set[bytes]:
@@ -175,6 +121,81 @@ def test_only_ligands_give_one_row_of_gaps():
     assert rows.shape == (2, 1, 3)
     assert (rows == GAP).all()
     assert (deletions == 0).all()
+
+
+def with_paired(msa: Msa, paired_rows: np.ndarray) -> Msa:
+    return dataclasses.replace(
+        msa, paired_rows=paired_rows, paired_deletions=np.full_like(paired_rows, 7), deletions=msa.deletions
+    )
+
+
+def test_paired_rows_stand_side_by_side_before_the_chains_own():
+    one, two, rna = random_msa(4, 5, 1), random_msa(3, 4, 2), random_msa(6, 3, 3)
+    paired = [np.full((2, 5), 1, np.uint8), np.full((2, 4), 2, np.uint8)]
+    paired[1][1] = GAP  # the second paired row has no sequence of the second protein
+    msas = [with_paired(one, paired[0]), with_paired(two, paired[1]), rna]
+    token_msa = np.array([0, 0, 1, 1, -1, 2, 0], np.int32)
+    column = np.array([0, 4, 1, 3, 0, 2, 2], np.int32)
+    rows, deletions = assemble(msas, token_msa, column, 100, 1, np.random.default_rng(0), random_depth=False)
+    expected = np.full((1 + 2 + 5, 7), GAP, np.uint8)
+    expected[0, [0, 1, 6]], expected[0, [2, 3]], expected[0, 5] = (
+        one.rows[0, [0, 4, 2]],
+        two.rows[0, [1, 3]],
+        rna.rows[0, 2],
+    )
+    expected[1:3, [0, 1, 6]], expected[1, [2, 3]] = 1, 2
+    expected[3:6, [0, 1, 6]] = one.rows[1:][:, [0, 4, 2]]
+    expected[3:5, [2, 3]] = two.rows[1:][:, [1, 3]]
+    expected[3:8, 5] = rna.rows[1:, 2]
+    np.testing.assert_array_equal(rows[0], expected)
+    assert (deletions[0, 1:3, [0, 1, 6]] == 7).all()
+    assert (deletions[0, 1:3, 4:6] == 0).all()
+
+
+def test_random_depth_cuts_the_chains_own_rows_alone():
+    msa = with_paired(random_msa(50, 6, 5), np.ones((10, 6), np.uint8))
+    token_msa, column = np.zeros(6, np.int32), np.arange(6, dtype=np.int32)
+    for seed in range(50):
+        rows, _ = assemble([msa], token_msa, column, 100, 1, np.random.default_rng(seed), random_depth=True)
+        assert (rows[0] == 1).all(axis=1).sum() == 10
+        assert (rows[0, 1:11] == 1).all()
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=100, deadline=None)
+def test_no_row_of_a_chains_own_repeats_another_or_a_paired_one(seed):
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(0, 3, (rng.integers(1, 60), 4)).astype(np.uint8)
+    alignment = Alignment(rows, np.zeros(rows.shape, np.uint16), ("",) * len(rows))
+    paired = paired_block(alignment, rng.integers(-1, len(rows), 10).astype(np.int32))
+    limit = int(rng.integers(12, 40))
+    msa = make_msa(alignment, rows[0], limit, paired)
+    own = [row.tobytes() for row in msa.rows]
+    assert own[0] == rows[0].tobytes()
+    assert len(set(own)) == len(own)
+    assert not set(own[1:]) & rows_as_set(msa.paired_rows)
+    assert len(own) + len(msa.paired_rows) <= limit
+    if len(own) + len(msa.paired_rows) < limit:
+        assert set(own) | rows_as_set(msa.paired_rows) >= rows_as_set(rows)
+    order = [np.flatnonzero((rows == row).all(axis=1))[0] for row in msa.rows]
+    assert order == sorted(order)  # first ones kept, in the file's order
+    unique = np.unique(rows, axis=0)
+    np.testing.assert_allclose(msa.profile, profile(unique), rtol=1e-6)  # before pairing and truncation
+
+
+def test_paired_blocks_are_gaps_where_a_species_is_missing():
+    alignment = parse_a3m(b">q\nMK\n>a\nM" + b"a" * 300 + b"A\n", PROTEIN)
+    rows, deletions = paired_block(alignment, np.array([1, -1], np.int32))
+    np.testing.assert_array_equal(rows, [codes("MA"), codes("--")])
+    assert deletions.tolist() == [[0, 255], [0, 0]]
+
+
+def test_columns_that_were_not_read_are_refused():
+    msa = dataclasses.replace(random_msa(3, 4, 0), columns=np.array([2, 3, 7, 8], np.int32))
+    assert msa.find_columns(np.array([7, 2], np.int32)).tolist() == [2, 0]
+    for missing in (0, 5, 9):
+        with pytest.raises(ValueError, match="not among the 4 columns"):
+            msa.find_columns(np.array([2, missing], np.int32))
 
 
 def test_the_query_alone_is_its_own_profile():

@@ -3,7 +3,6 @@ from dataclasses import fields
 
 import numpy as np
 
-from foldwright.data.msa import Msa, query_msa
 from foldwright.data.records import decode_entry, decode_record, encode_entry, encode_record
 from foldwright.data.store import Store
 from foldwright.data.structure import Component, Structure, Tokens
@@ -27,8 +26,6 @@ def test_entries_round_trip(store_path):
     assert again.msa_entities.tolist() == [0]
 
 
-def test_alignments_and_components_round_trip(store_path):
-    msa = query_msa(np.array([3, 1, 4], np.uint8))
-    assert_equal_records(msa, decode_record(Msa, encode_record(msa)))
+def test_components_round_trip(store_path):
     component = Store(store_path).component("BEN")
     assert_equal_records(component, decode_record(Component, encode_record(component)))

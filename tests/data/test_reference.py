@@ -27,6 +27,7 @@ def component(code: str, n_atoms: int, n_conformers: int, missing: int = 0) -> C
         conformers=(ord(code) * 1000 + c * 100 + a * 10 + x).astype(np.float32),
         conformer_mask=np.arange(n_atoms) >= missing,
         conformer_source="etkdg",
+        automorphisms=np.arange(n_atoms, dtype=np.int32)[None],
     )
 
 

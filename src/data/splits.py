@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading a store's splits: the entries to train on, and the proof that none of the sets leaks into another.
+
+`splitting` makes splits; STORE/split_<name>.parquet holds the rows of items.parquet that are in a set, with a
+column `split`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from foldwright.data.store import Store
+
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+
+
+def split_path(store: Store, name: str) -> Path:
+    """Where a split of a store is kept."""
+    return store.path / f"split_{name}.parquet"
+
+
+def require_disjoint(split: pa.Table) -> None:
+    """Raise ValueError if an entry is in two sets, or a cluster of evaluated items is in training too."""
+    entries: dict[str, set[str]] = defaultdict(set)
+    clusters: dict[str, set[str]] = defaultdict(set)
+    for name, entry, cluster in zip(
+        *(split[column].to_pylist() for column in ("split", "entry", "cluster")), strict=True
+    ):
+        entries[name].add(entry)
+        clusters[name].add(cluster)
+    pairs = [(TRAIN, VALIDATION), (TRAIN, TEST), (VALIDATION, TEST)]
+    for first, second in pairs:
+        shared = {"entries": entries[first] & entries[second]}
+        if first == TRAIN:
+            shared["clusters"] = clusters[first] & clusters[second]
+        for what, names in shared.items():
+            if names:
+                raise ValueError(
+                    f"{first} and {second} share {len(names)} {what}, such as {min(names)}; expected none: "
+                    "make the split again with `split_data.py`"
+                )
+
+
+def training_entries(store: Store, name: str, allow_overlap: bool) -> list[str]:
+    """Entries of a split's training set; the split is checked again, unless overlap is allowed.
+
+    Raises ValueError if the store has no such split, the split overlaps, or it names entries that the store
+    does not hold.
+    """
+    path = split_path(store, name)
+    if not path.is_file():
+        there = ", ".join(sorted(p.stem.removeprefix("split_") for p in store.path.glob("split_*.parquet")))
+        raise ValueError(
+            f"data.split: got {name!r}, expected one of the splits of {store.path}: "
+            f"{there or 'it has none'}; make one with `split_data.py`"
+        )
+    split = pq.read_table(path)
+    if not allow_overlap:
+        try:
+            require_disjoint(split)
+        except ValueError as error:
+            raise ValueError(f"{error}; or train on it all the same with data.allow_overlap=true") from error
+    mine = {e for e, part in zip(split["entry"].to_pylist(), split["split"].to_pylist(), strict=True)
+            if part == TRAIN}  # fmt: skip
+    missing = mine - set(store.manifest()["entry"].to_pylist())
+    if missing or not mine:
+        raise ValueError(
+            f"data.split={name}: the training set has {len(mine)} entries, of which the store "
+            f"{store.path} lacks {len(missing)}; expected one or more, all there: run `split_data.py` again"
+        )
+    return sorted(mine)
