@@ -1,0 +1,7 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Cluster the chains of a store for sampling weights and splits; --help lists the options."""
+
+from foldwright.data.clusters import main
+
+raise SystemExit(main())

@@ -1,0 +1,7 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Mirror a list of PDB entries; --help lists the options."""
+
+from foldwright.data.fetch import main
+
+raise SystemExit(main())

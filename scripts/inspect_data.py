@@ -1,0 +1,7 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Show an entry of a store: chains, tokens, a crop, alignments, features; --help lists the options."""
+
+from foldwright.data.inspect import main
+
+raise SystemExit(main())

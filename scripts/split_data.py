@@ -1,0 +1,7 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Split a clustered store by date and homology; --help lists the options."""
+
+from foldwright.data.splitting import main
+
+raise SystemExit(main())
