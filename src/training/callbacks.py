@@ -23,6 +23,7 @@ from foldwright.training import checkpoint, summary
 from foldwright.training.config import TrainConfig, to_plain
 from foldwright.training.module import StructureTraining
 from foldwright.training.parallel import any_rank, rank
+from foldwright.training.prediction import predict
 
 
 class Checkpointer(L.Callback):
@@ -36,6 +37,7 @@ class Checkpointer(L.Callback):
         self.resumed_step = 0
         self.interrupted = False
         self.latest: Path | None = None
+        self.best_step: int | None = None  # said by the validation
         self._saved_step = -1
         self._sigterm = False
         self._previous_handler: Any = None
@@ -69,7 +71,8 @@ class Checkpointer(L.Callback):
         if step == self._saved_step or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         self.interrupted = any_rank(self._sigterm, pl_module.device)
-        if self.interrupted or step % self.config.checkpoint.every_steps == 0 or step >= trainer.max_steps:
+        is_due = step % self.config.checkpoint.every_steps == 0 or step >= trainer.max_steps
+        if self.interrupted or is_due or step == self.best_step:
             self._save(trainer, pl_module)
         if self.interrupted:
             self.console.print(
@@ -95,7 +98,8 @@ class Checkpointer(L.Callback):
             world_size=trainer.world_size,
         )
         tensors = self._tensors(trainer, module)
-        self.latest = checkpoint.save(self.root, tensors, record, self.config.checkpoint.keep_last)
+        keep_last = self.config.checkpoint.keep_last
+        self.latest = checkpoint.save(self.root, tensors, record, keep_last, self.best_step)
         self._saved_step = trainer.global_step
 
 
@@ -182,6 +186,10 @@ class Meter(L.Callback):
             logger.log_metrics(row, step=trainer.global_step)
         self._show(row, trainer.max_steps)
 
+    def leave_out(self, seconds: float) -> None:
+        """Time spent on something else than the step that is running."""
+        self._last_time += seconds
+
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.progress.stop()
 
@@ -219,10 +227,12 @@ class Summary(L.Callback):
         assert isinstance(pl_module, StructureTraining)
         if self.checkpointer.interrupted:
             return
-        prediction = summary.predict(
+        prediction = predict(
             pl_module.average,
             self.dataset,
-            self.config.summary,
+            summary.choose_entry(self.dataset, self.config.summary.entry),
+            self.config.summary.sampler,
+            n_samples=1,
             n_cycles=self.config.max_cycles,
             msa_rows=pl_module.curriculum.at(trainer.global_step).msa_rows,
             seed=self.config.seed,

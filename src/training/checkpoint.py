@@ -29,6 +29,7 @@ from foldwright.training.parallel import barrier, from_first_rank, gather, is_di
 FORMAT = "foldwright-checkpoint/1"
 RECORD = "checkpoint.json"
 PARTIAL = ".partial"
+BEST = "best"
 _NAMES_SHOWN = 5
 
 
@@ -38,7 +39,10 @@ class CheckpointError(ValueError):
 
 @dataclass
 class CheckpointConfig:
-    """Save every so many steps (and at the end, and on SIGTERM); keep the newest `keep_last`."""
+    """Save every so many steps (and at the end, and on SIGTERM); keep the newest `keep_last`.
+
+    The best by validation is saved and kept as well; `checkpoints/best` leads to it.
+    """
 
     every_steps: int = 500
     keep_last: int = 3
@@ -60,6 +64,10 @@ class Record:
     files: dict[str, list[int]] = field(default_factory=dict)
 
 
+def step_name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
 def state_tensors(
     network: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer
 ) -> dict[str, Tensor]:
@@ -72,9 +80,14 @@ def state_tensors(
     return tensors
 
 
-def save(root: Path, tensors: dict[str, Tensor], record: Record, keep_last: int) -> Path:
-    """Write a checkpoint of `record.step` under `root`; drop all but the newest `keep_last`. Collective."""
-    final = root / f"step-{record.step:08d}"
+def save(
+    root: Path, tensors: dict[str, Tensor], record: Record, keep_last: int, best_step: int | None = None
+) -> Path:
+    """Write a checkpoint of `record.step` under `root`; drop all but the newest `keep_last` and the best.
+
+    Collective. The link `best` leads to the checkpoint of `best_step`.
+    """
+    final = root / step_name(record.step)
     partial = final.with_name(final.name + PARTIAL)
     if rank() == 0:
         for stale in root.glob(f"*{PARTIAL}"):
@@ -93,6 +106,7 @@ def save(root: Path, tensors: dict[str, Tensor], record: Record, keep_last: int)
             shutil.rmtree(final)
         partial.rename(final)
         _sync_directory(root)
+        _link_best(root, best_step)
         _prune(root, keep_last)
     barrier()
     return final
@@ -225,9 +239,22 @@ def _sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+def _link_best(root: Path, step: int | None) -> None:
+    """Point the link `best` to a step's checkpoint, at once."""
+    best = root / step_name(step or 0)
+    if step is not None and best.is_dir():
+        link = root / f"{BEST}.new"
+        link.unlink(missing_ok=True)
+        link.symlink_to(best.name)
+        link.replace(root / BEST)
+
+
 def _prune(root: Path, keep_last: int) -> None:
-    """Delete old checkpoints, record first, so that one half deleted never looks complete."""
+    """Delete old checkpoints but the best, record first, so that one half deleted never looks complete."""
+    best = (root / BEST).resolve()
     complete = sorted(path for path in root.glob("step-*") if not path.name.endswith(PARTIAL))
     for directory in complete[:-keep_last]:
+        if directory.resolve() == best:
+            continue
         (directory / RECORD).unlink(missing_ok=True)
         shutil.rmtree(directory, ignore_errors=True)

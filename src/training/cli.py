@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import hydra
@@ -38,10 +39,12 @@ from foldwright.training.config import (
 )
 from foldwright.training.curriculum import Curriculum
 from foldwright.training.datamodule import StoreData, end_workers, open_dataset
+from foldwright.training.held_out import HeldOut, hold_out
 from foldwright.training.module import StructureTraining
 from foldwright.training.parallel import Layout, build_strategy, resolve
 from foldwright.training.run_directory import claim, wandb_id
 from foldwright.training.summary import choose_entry
+from foldwright.training.validation import Validation, describe
 
 
 def main() -> None:
@@ -82,7 +85,12 @@ def train(config: TrainConfig) -> None:
         max_steps = _max_steps(config, curriculum)
         dataset = open_dataset(config.data, config.seed)
         choose_entry(dataset, config.summary.entry)
-        _announce(config, layout, run_dir, console)
+        held_out = hold_out(dataset.store, config.validation, config.data.entries)
+        training_data = config.data
+        if held_out.trained_on is not None:
+            training_data = replace(config.data, entries=list(held_out.trained_on))
+        training_dataset = open_dataset(training_data, config.seed)
+        _announce(config, layout, held_out, run_dir, console)
         console.print(curriculum.table(max_steps, config.global_batch))
         ops = select(config.kernels, layout.device_type, console)
     except ValueError as error:
@@ -90,7 +98,11 @@ def train(config: TrainConfig) -> None:
     claim(run_dir, config, is_writer=_rank() == 0)
     checkpointer = Checkpointer(run_dir / "checkpoints", config, console)
     meter = Meter(run_dir / "metrics.csv", config, console)
-    summary = Summary(run_dir, config, dataset, checkpointer)
+    callbacks: list[L.Callback] = [meter, checkpointer, Summary(run_dir, config, dataset, checkpointer)]
+    if held_out.scored:
+        path = run_dir / "validation.csv"
+        validation = Validation(path, config, held_out, dataset, checkpointer, meter, console)
+        callbacks.insert(1, validation)
     _quieten_lightning()
     trainer = L.Trainer(
         accelerator="gpu" if layout.device_type == "cuda" else "cpu",
@@ -100,7 +112,7 @@ def train(config: TrainConfig) -> None:
         max_steps=max_steps,
         max_epochs=-1,
         accumulate_grad_batches=accumulate,
-        callbacks=[checkpointer, meter, summary],
+        callbacks=callbacks,
         logger=_logger(config, run_dir),
         use_distributed_sampler=False,
         enable_checkpointing=False,
@@ -109,7 +121,7 @@ def train(config: TrainConfig) -> None:
         default_root_dir=run_dir,
     )
     try:
-        trainer.fit(StructureTraining(config, ops), StoreData(config, curriculum, dataset))
+        trainer.fit(StructureTraining(config, ops), StoreData(config, curriculum, training_dataset))
     finally:
         end_workers()
 
@@ -130,7 +142,9 @@ def _max_steps(config: TrainConfig, curriculum: Curriculum) -> int:
     return wanted
 
 
-def _announce(config: TrainConfig, layout: Layout, run_dir: Path, console: Console) -> None:
+def _announce(
+    config: TrainConfig, layout: Layout, held_out: HeldOut, run_dir: Path, console: Console
+) -> None:
     """Say loudly what this run is and runs on."""
     device = torch.cuda.get_device_name() if layout.device_type == "cuda" else "CPU"
     threads = "" if layout.device_type == "cuda" else f", {torch.get_num_threads()} threads"
@@ -138,6 +152,7 @@ def _announce(config: TrainConfig, layout: Layout, run_dir: Path, console: Conso
     pairs = {
         "device": f"{layout.world_size} x {device} ({layout.sharding.value}{threads})",
         "data": config.data.root,
+        "validation": describe(held_out, config.validation),
         "seed": str(config.seed),
         "run directory": str(run_dir.resolve()),
     }

@@ -29,6 +29,7 @@ from foldwright.model import ModelConfig
 from foldwright.training.checkpoint import CheckpointConfig
 from foldwright.training.curriculum import PhaseConfig
 from foldwright.training.ema import EmaConfig
+from foldwright.training.held_out import ValidationConfig
 from foldwright.training.optim import OptimizerConfig, ScheduleConfig
 from foldwright.training.parallel import TrainerConfig
 from foldwright.training.summary import SummaryConfig
@@ -60,7 +61,7 @@ class LoggerConfig:
 
 @dataclass
 class PathsConfig:
-    """A run lives in `run_dir`: config.yaml, metrics.csv, checkpoints/, the sampled structure and figures."""
+    """A run lives in `run_dir`: configuration, metrics, checkpoints, the sampled structure, figures."""
 
     output_root: str = "runs"
     run_dir: str = "${paths.output_root}/${run_name}"
@@ -96,6 +97,7 @@ class TrainConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
     summary: SummaryConfig = field(default_factory=SummaryConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
 

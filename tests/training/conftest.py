@@ -24,11 +24,17 @@ SMALL = [
     "trainer.batch_per_device=1",
     "checkpoint.every_steps=3",
     "loader.workers=1",
+    "validation.entries=[]",
+    "validation.n_samples=1",
+    "validation.cycles=1",
+    "validation.msa_rows=4",
 ]
 
 
 class Runs:
     """Starts runs under one output directory and reads what they left."""
+
+    TWO = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -55,6 +61,13 @@ class Runs:
             text=True,
             start_new_session=True,
         )
+
+    def on_two(self, name: str, *extra: str) -> str:
+        """Run on two processes to the end; what it printed."""
+        process = self.start(name, "trainer.devices=2", *extra, launcher=self.TWO)
+        output = process.communicate(timeout=150)[0]
+        assert process.returncode == 0, output
+        return output
 
     def metrics(self, name: str) -> list[dict[str, float]]:
         """Rows of metrics.csv without the time of each step."""
