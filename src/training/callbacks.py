@@ -19,8 +19,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from foldwright.data.dataset import StoreDataset
-from foldwright.training import checkpoint, summary
+from foldwright.training import checkpoint, hand_off, summary
 from foldwright.training.config import TrainConfig, to_plain
+from foldwright.training.hand_off import HandOff
 from foldwright.training.module import StructureTraining
 from foldwright.training.parallel import any_rank, rank
 from foldwright.training.prediction import predict
@@ -32,8 +33,10 @@ class Checkpointer(L.Callback):
     SIGTERM takes effect at the end of the running step, on all ranks at once: save, then leave the loop.
     """
 
-    def __init__(self, root: Path, config: TrainConfig, console: Console) -> None:
-        self.root, self.config, self.console = root, config, console
+    def __init__(
+        self, root: Path, config: TrainConfig, console: Console, parent: HandOff | None = None
+    ) -> None:
+        self.root, self.config, self.console, self.parent = root, config, console, parent
         self.resumed_step = 0
         self.interrupted = False
         self.latest: Path | None = None
@@ -43,12 +46,23 @@ class Checkpointer(L.Callback):
         self._previous_handler: Any = None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Load weights, average, moments and step; Lightning has set the optimiser up and not yet begun."""
+        """Load weights, average, moments and step; Lightning has set the optimiser up and not yet begun.
+
+        What is handed over by a parent is saved at once, as step 0: a restart does not need the parent again.
+        """
         assert isinstance(pl_module, StructureTraining)
         directory, passed_over = checkpoint.newest(self.root)
         for reason in passed_over:
             self.console.print(f"[yellow]checkpoint passed over:[/] {reason}")
         if directory is None:
+            if self.parent is not None:
+                hand_off.apply(self.parent, pl_module.network, pl_module.average, trainer.optimizers[0])
+                self._save(trainer, pl_module)
+            elif checkpoint.complete(self.root) and self.config.init_from.path:
+                raise checkpoint.CheckpointError(
+                    f"{self.root}: every checkpoint is damaged; remove the folder to start from "
+                    f"init_from.path={self.config.init_from.path} again"
+                )
             return
         record = checkpoint.load(directory, self._tensors(trainer, pl_module))
         pl_module.skipped_steps = record.skipped_steps

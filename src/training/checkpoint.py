@@ -117,15 +117,30 @@ def load(directory: Path, tensors: dict[str, Tensor]) -> Record:
 
     Raises CheckpointError naming the first missing, unexpected and mis-shaped tensors, before any is written.
     """
-    reader = dcp.FileSystemReader(directory)
-    stored = {
-        name: tuple(entry.size)
-        for name, entry in reader.read_metadata().state_dict_metadata.items()
-        if isinstance(entry, TensorStorageMetadata)
-    }
-    _check_same(directory, stored, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
-    dcp.load(dict(tensors), storage_reader=reader, no_dist=not is_distributed())
+    wanted = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    _check_same(directory, stored_shapes(directory), wanted)
+    read(directory, tensors)
     return read_record(directory)
+
+
+def stored_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of all tensors of a checkpoint, by name."""
+    entries = dcp.FileSystemReader(directory).read_metadata().state_dict_metadata
+    return {
+        name: tuple(entry.size) for name, entry in entries.items() if isinstance(entry, TensorStorageMetadata)
+    }
+
+
+def read(directory: Path, tensors: dict[str, Tensor]) -> None:
+    """Read the named tensors in place, whatever else the checkpoint holds. Collective."""
+    if tensors:
+        reader = dcp.FileSystemReader(directory)
+        dcp.load(dict(tensors), storage_reader=reader, no_dist=not is_distributed())
+
+
+def complete(root: Path) -> list[Path]:
+    """All checkpoints under `root` that were written to their end, damaged ones included, oldest first."""
+    return sorted(path for path in root.glob("step-*") if not path.name.endswith(PARTIAL))
 
 
 def newest(root: Path) -> tuple[Path | None, list[str]]:
@@ -252,8 +267,7 @@ def _link_best(root: Path, step: int | None) -> None:
 def _prune(root: Path, keep_last: int) -> None:
     """Delete old checkpoints but the best, record first, so that one half deleted never looks complete."""
     best = (root / BEST).resolve()
-    complete = sorted(path for path in root.glob("step-*") if not path.name.endswith(PARTIAL))
-    for directory in complete[:-keep_last]:
+    for directory in complete(root)[:-keep_last]:
         if directory.resolve() == best:
             continue
         (directory / RECORD).unlink(missing_ok=True)

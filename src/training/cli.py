@@ -24,7 +24,9 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.markup import escape
 
-from foldwright.kernels import select
+from foldwright.kernels import Ops, select
+from foldwright.model import AlphaFold3
+from foldwright.training import checkpoint, hand_off
 from foldwright.training.callbacks import Checkpointer, Meter, Summary
 from foldwright.training.checkpoint import CheckpointError
 from foldwright.training.config import (
@@ -93,10 +95,20 @@ def train(config: TrainConfig) -> None:
         _announce(config, layout, held_out, run_dir, console)
         console.print(curriculum.table(max_steps, config.global_batch))
         ops = select(config.kernels, layout.device_type, console)
+        skeleton = _skeleton(config, ops)
+        parent = None
+        if is_fresh := not checkpoint.complete(run_dir / "checkpoints"):
+            parent = hand_off.plan(config.init_from, skeleton, config.stage)
+    except CheckpointError:
+        raise
     except ValueError as error:
         raise ConfigError(str(error)) from error
     claim(run_dir, config, is_writer=_rank() == 0)
-    checkpointer = Checkpointer(run_dir / "checkpoints", config, console)
+    if is_fresh and (parent or config.freeze):
+        console.print(hand_off.table(parent, skeleton))
+        if _rank() == 0:
+            hand_off.write(parent, skeleton, run_dir)
+    checkpointer = Checkpointer(run_dir / "checkpoints", config, console, parent)
     meter = Meter(run_dir / "metrics.csv", config, console)
     callbacks: list[L.Callback] = [meter, checkpointer, Summary(run_dir, config, dataset, checkpointer)]
     if held_out.scored:
@@ -140,6 +152,14 @@ def _max_steps(config: TrainConfig, curriculum: Curriculum) -> int:
             f"raise curriculum.{last}.until to go further"
         )
     return wanted
+
+
+def _skeleton(config: TrainConfig, ops: Ops) -> AlphaFold3:
+    """The network without memory, frozen as configured: names and shapes to plan the hand-off with."""
+    with torch.device("meta"):
+        network = AlphaFold3(config.model, ops)
+    hand_off.freeze(network, config.freeze)
+    return network
 
 
 def _announce(

@@ -29,6 +29,7 @@ from foldwright.model import ModelConfig
 from foldwright.training.checkpoint import CheckpointConfig
 from foldwright.training.curriculum import PhaseConfig
 from foldwright.training.ema import EmaConfig
+from foldwright.training.hand_off import InitFromConfig
 from foldwright.training.held_out import ValidationConfig
 from foldwright.training.optim import OptimizerConfig, ScheduleConfig
 from foldwright.training.parallel import TrainerConfig
@@ -77,13 +78,18 @@ class LoaderConfig:
 
 @dataclass
 class TrainConfig:
-    """Everything a training run is made of. Each step recycles 1..max_cycles times, drawn from its number."""
+    """Everything a training run is made of. Each step recycles 1..max_cycles times, drawn from its number.
+
+    `freeze`: names or patterns of parameters that are not trained.
+    """
 
     stage: str = "structure"
     run_name: str = "${stage}"
     seed: int = 0
     global_batch: int = 256
     max_cycles: int = 4
+    init_from: InitFromConfig = field(default_factory=InitFromConfig)
+    freeze: list[str] = field(default_factory=list)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)

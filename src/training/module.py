@@ -22,6 +22,7 @@ from foldwright.model import AlphaFold3
 from foldwright.training.config import TrainConfig
 from foldwright.training.curriculum import Curriculum
 from foldwright.training.ema import averaged_copy, update_average
+from foldwright.training.hand_off import freeze
 from foldwright.training.optim import build_adam, clip_gradients, learning_rate, set_learning_rate
 from foldwright.training.parallel import mean_over_ranks, shard
 from foldwright.training.step import structure_step
@@ -55,6 +56,7 @@ class StructureTraining(L.LightningModule):
             torch.manual_seed(self.config.seed)
             network = AlphaFold3(self.config.model, self.ops)
         set_checkpointing(network, self.config.trainer.activation_checkpointing)
+        freeze(network, self.config.freeze)
         average = averaged_copy(network)
         if self.device_mesh is not None:
             shard(network, self.device_mesh)
