@@ -85,6 +85,7 @@ def train(config: TrainConfig) -> None:
         accumulate = layout.accumulation(config.global_batch, config.trainer.batch_per_device)
         curriculum = Curriculum(config.curriculum)
         max_steps = _max_steps(config, curriculum)
+        config.losses.check()
         dataset = open_dataset(config.data, config.seed)
         choose_entry(dataset, config.summary.entry)
         held_out = hold_out(dataset.store, config.validation, config.data.entries)
@@ -104,7 +105,7 @@ def train(config: TrainConfig) -> None:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     claim(run_dir, config, is_writer=_rank() == 0)
-    if is_fresh and (parent or config.freeze):
+    if is_fresh and (parent or config.frozen()):
         console.print(hand_off.table(parent, skeleton))
         if _rank() == 0:
             hand_off.write(parent, skeleton, run_dir)
@@ -158,7 +159,7 @@ def _skeleton(config: TrainConfig, ops: Ops) -> AlphaFold3:
     """The network without memory, frozen as configured: names and shapes to plan the hand-off with."""
     with torch.device("meta"):
         network = AlphaFold3(config.model, ops)
-    hand_off.freeze(network, config.freeze)
+    hand_off.freeze(network, config.frozen())
     return network
 
 
@@ -173,11 +174,18 @@ def _announce(
         "device": f"{layout.world_size} x {device} ({layout.sharding.value}{threads})",
         "data": config.data.root,
         "validation": describe(held_out, config.validation),
+        "mini-rollout": _describe_rollout(config),
         "seed": str(config.seed),
         "run directory": str(run_dir.resolve()),
     }
     for name, value in pairs.items():
         console.print(f"[bold]{name:>13}[/]  {escape(value)}", highlight=False)
+
+
+def _describe_rollout(config: TrainConfig) -> str:
+    if config.rollout.enabled:
+        return f"{config.rollout.sampler.steps} steps"
+    return "off, which deviates from AF3: no confidence head is trained, labels stay as given"
 
 
 def _logger(config: TrainConfig, run_dir: Path) -> LightningLogger | bool:

@@ -33,6 +33,7 @@ from foldwright.training.hand_off import InitFromConfig
 from foldwright.training.held_out import ValidationConfig
 from foldwright.training.optim import OptimizerConfig, ScheduleConfig
 from foldwright.training.parallel import TrainerConfig
+from foldwright.training.step import RolloutConfig
 from foldwright.training.summary import SummaryConfig
 
 CONFIG_MODULE = "foldwright.configs"
@@ -90,6 +91,7 @@ class TrainConfig:
     max_cycles: int = 4
     init_from: InitFromConfig = field(default_factory=InitFromConfig)
     freeze: list[str] = field(default_factory=list)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
@@ -106,6 +108,10 @@ class TrainConfig:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     summary: SummaryConfig = field(default_factory=SummaryConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
+
+    def frozen(self) -> list[str]:
+        """All that is not trained: `freeze`, and the confidence head where there is no rollout to judge."""
+        return [*self.freeze, *([] if self.rollout.enabled else ["confidence"])]
 
 
 @dataclass

@@ -29,6 +29,7 @@ SMALL = [
     "trainer.batch_per_device=1",
     "checkpoint.every_steps=3",
     "loader.workers=1",
+    "rollout.sampler.steps=2",
     "validation.entries=[]",
     "validation.n_samples=1",
     "validation.cycles=1",
