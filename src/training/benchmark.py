@@ -125,6 +125,7 @@ class StepBenchmark:
             config.data.n_templates,
             phase.diffusion_samples,
             config.max_cycles,
+            config.rollout.sampler.steps if config.rollout.enabled else 0,
         )
         self.batch: Batch = collate([self._example(config.max_cycles)], {}).to(device)
 
