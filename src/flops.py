@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from foldwright.confidence.targets import N_ERROR_BINS, N_PLDDT_BINS
 from foldwright.layers.atom_encoder import N_PLAIN_FEATURES
 from foldwright.layers.atom_transformer import AtomTransformerConfig
 from foldwright.layers.relative_position import WIDTH as RELATIVE_POSITION_WIDTH
+from foldwright.layers.widths import Widths
 from foldwright.layers.windows import KEYS
 from foldwright.model import ModelConfig
+from foldwright.pairformer.pairformer import PairformerConfig
 from foldwright.pairformer.template import N_PAIR_FEATURES
-from foldwright.vocabulary import N_RESTYPES
+from foldwright.vocabulary import MAX_ATOMS_PER_TOKEN, N_RESTYPES
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class StepSizes:
     templates: int
     diffusion_samples: int
     cycles: float  # the mean where the number is drawn
+    rollout_steps: int = 0  # of the mini-rollout, which the confidence head judges; 0 for neither
 
 
 def pair_stack(n: int, c: int, expansion: int) -> float:
@@ -47,8 +51,12 @@ def _pairs(n: int, c: int, heads: int, expansion: int) -> float:
 
 
 def pairformer_block(n: int, model: ModelConfig) -> float:
-    """AF3 Algorithm 17, one block."""
-    config, c, s = model.trunk.pairformer, model.widths.pair, model.widths.single
+    """AF3 Algorithm 17, one block of the trunk."""
+    return _pairformer_block(n, model.trunk.pairformer, model.widths)
+
+
+def _pairformer_block(n: int, config: PairformerConfig, widths: Widths) -> float:
+    c, s = widths.pair, widths.single
     single = 10 * s * s * n + 2 * c * config.single_heads * n**2 + 4 * s * n**2
     return _pairs(n, c, config.pair_heads, config.expansion) + single + 6 * config.expansion * s * s * n
 
@@ -122,9 +130,17 @@ def denoise_sample(n: int, atoms: int, model: ModelConfig) -> float:
     return token + conditioning + edges + 2 * atom_transformer(atoms, w.atom, config.atom)
 
 
+def confidence_head(n: int, model: ModelConfig) -> float:
+    """AF3 Algorithm 31 for one structure."""
+    w, config = model.widths, model.confidence.pairformer
+    singles = 2 * n * (2 * w.single_inputs * w.pair + MAX_ATOMS_PER_TOKEN * (N_PLDDT_BINS + 2) * w.single)
+    pairs = 2 * n**2 * 2 * N_ERROR_BINS * w.pair
+    return config.blocks * _pairformer_block(n, config, w) + singles + pairs
+
+
 def step_flops(model: ModelConfig, sizes: StepSizes) -> dict[str, float]:
-    """FLOPs of one example's structure step by part, and their `total`. Recycled cycles count forward
-    only.
+    """FLOPs of one example's structure step by part, and their `total`. Recycled cycles and the rollout count
+    forward only.
     """
     n, atoms = sizes.tokens, sizes.atoms
     recycle = 2 * n**2 * model.widths.pair**2 + 2 * n * model.widths.single**2
@@ -139,4 +155,7 @@ def step_flops(model: ModelConfig, sizes: StepSizes) -> dict[str, float]:
     parts["input"] = 3 * (input_embedder(atoms, model) + initial_embedding(n, model))
     parts["diffusion"] = 3 * (diffusion + diffusion_shared(n, atoms, model))
     parts["distogram"] = 3 * 2 * model.widths.pair * 64 * n**2
+    if sizes.rollout_steps:
+        parts["rollout"] = sizes.rollout_steps * denoise_sample(n, atoms, model)
+        parts["confidence"] = 3 * confidence_head(n, model)
     return {**parts, "total": sum(parts.values())}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The AlphaFold3-style network: trunk, diffusion module and distogram head (AF3 Algorithm 1).
+"""The AlphaFold3-style network: trunk, diffusion module, distogram and confidence heads (AF3 Algorithm 1).
 
 Precision follows the dtype of the activations (see layers.linear): `trunk_dtype` and `diffusion_dtype` choose
 it, parameters stay float32, and coordinates, norm statistics, softmax, residual streams of the diffusion
@@ -8,6 +8,7 @@ module and logits of the heads are float32 in every case.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from foldwright.batch import Batch
-from foldwright.diffusion.module import DiffusionConfig, DiffusionModule
+from foldwright.confidence.head import ConfidenceConfig, ConfidenceHead, ConfidenceLogits
+from foldwright.diffusion.module import DiffusionConfig, DiffusionModule, SharedConditioning
 from foldwright.diffusion.noise import NoisedSamples
 from foldwright.diffusion.precondition import denoise
 from foldwright.diffusion.sampler import SamplerConfig, sample_diffusion
@@ -47,19 +49,31 @@ class ModelConfig:
     widths: Widths = field(default_factory=Widths)
     trunk: TrunkConfig = field(default_factory=TrunkConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    confidence: ConfidenceConfig = field(default_factory=ConfidenceConfig)
     trunk_dtype: Precision = Precision.bfloat16
     diffusion_dtype: Precision = Precision.bfloat16
 
 
+Noising = Callable[[Tensor | None], NoisedSamples | None]
+"""From the mini-rollout's structure [B, A, 3], or None without one, to what is denoised, or None for nothing:
+the ground truth is permuted onto the former before it is noised.
+"""
+
+
 @dataclass
 class Output:
-    """What a training step's losses and heads read. Float32 but for s_inputs, s, z (the trunk's dtype)."""
+    """What a training step's losses and heads read. Float32 but for s_inputs, s, z (the trunk's dtype).
 
-    x_denoised: Tensor  # [B, D, A, 3] Å
+    Without noised samples there is no x_denoised; without a mini-rollout neither x_rollout nor confidence.
+    """
+
+    x_denoised: Tensor | None  # [B, D, A, 3] Å
     distogram_logits: Tensor  # [B, N, N, 64]
     s_inputs: Tensor  # [B, N, c_s_inputs]
     s: Tensor  # [B, N, c_s]
     z: Tensor  # [B, N, N, c_z]
+    x_rollout: Tensor | None = None  # [B, A, 3] Å, no gradient
+    confidence: ConfidenceLogits | None = None
 
 
 class DistogramHead(nn.Module):
@@ -83,26 +97,54 @@ class AlphaFold3(nn.Module):
         self.trunk = Trunk(config.trunk, config.widths, ops)
         self.diffusion = DiffusionModule(config.diffusion, config.widths, ops)
         self.distogram = DistogramHead(config.widths.pair)
+        self.confidence = ConfidenceHead(config.confidence, config.widths, ops)
 
-    def forward(self, batch: Batch, noised: NoisedSamples, seed: Tensor) -> Output:
-        """One trunk pass and D denoised copies. seed int64 [B] keys this step's dropout."""
+    def forward(
+        self, batch: Batch, noising: Noising, seed: Tensor, rollout: SamplerConfig | None = None
+    ) -> Output:
+        """One trunk pass, a mini-rollout and its confidence if asked for, and D denoised copies.
+
+        seed int64 [B] keys this step's dropout and rollout. The heads' gradients end at the trunk's outputs.
+        """
         s_inputs, s, z = self.trunk(batch, key(seed, "dropout"), self._dtype(self.config.trunk_dtype))
-        dtype = self._dtype(self.config.diffusion_dtype)
-        shared = self.diffusion.condition(batch, s_inputs.to(dtype), s.to(dtype), z.to(dtype))
-        x = denoise(self.diffusion, noised.x_noisy, noised.t_hat, shared)
-        return Output(x, self.distogram(z), s_inputs, s, z)
+        shared = self._condition(batch, s_inputs, s, z)
+        x_rollout = None if rollout is None else self._rollout(batch, shared, rollout, key(seed, "rollout"))
+        noised = noising(x_rollout)
+        x = None
+        if noised is not None:
+            x = denoise(self.diffusion, noised.x_noisy, noised.t_hat, shared)
+        confidence = None
+        if x_rollout is not None:
+            inputs = (part.detach() for part in (s_inputs, s, z))
+            confidence = self.confidence(batch, *inputs, x_rollout, key(seed, "confidence"))
+        return Output(x, self.distogram(z), s_inputs, s, z, x_rollout, confidence)
 
     @torch.no_grad()
     def sample(self, batch: Batch, n_samples: int, config: SamplerConfig, seed: Tensor) -> Tensor:
         """Structures [B, D, A, 3] Å from noise (AF3 Algorithm 18). seed int64 [B]."""
         s_inputs, s, z = self.trunk(batch, key(seed, "dropout"), self._dtype(self.config.trunk_dtype))
-        dtype = self._dtype(self.config.diffusion_dtype)
-        shared = self.diffusion.condition(batch, s_inputs.to(dtype), s.to(dtype), z.to(dtype))
+        return self._sample(
+            batch, self._condition(batch, s_inputs, s, z), n_samples, config, key(seed, "sampler")
+        )
 
+    def _condition(self, batch: Batch, s_inputs: Tensor, s: Tensor, z: Tensor) -> SharedConditioning:
+        dtype = self._dtype(self.config.diffusion_dtype)
+        return self.diffusion.condition(batch, s_inputs.to(dtype), s.to(dtype), z.to(dtype))
+
+    @torch.no_grad()
+    def _rollout(
+        self, batch: Batch, shared: SharedConditioning, config: SamplerConfig, seed: Tensor
+    ) -> Tensor:
+        """The mini-rollout of SI 4.1 (figure 2c): one structure [B, A, 3] from the current weights."""
+        return self._sample(batch, shared, 1, config, seed)[:, 0]
+
+    def _sample(
+        self, batch: Batch, shared: SharedConditioning, n_samples: int, config: SamplerConfig, seed: Tensor
+    ) -> Tensor:
         def denoiser(x: Tensor, t_hat: Tensor) -> Tensor:
             return denoise(self.diffusion, x, t_hat, shared)
 
-        return sample_diffusion(denoiser, batch.atom_mask, n_samples, config, key(seed, "sampler"))
+        return sample_diffusion(denoiser, batch.atom_mask, n_samples, config, seed)
 
     def _dtype(self, wanted: Precision) -> torch.dtype:
         """The configured dtype; a float64 model (references in tests) computes in float64 throughout."""

@@ -12,6 +12,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from foldwright.batch import collate
+from foldwright.confidence.head import ConfidenceConfig
 from foldwright.data.synthetic import synthetic_example
 from foldwright.diffusion.module import DiffusionConfig
 from foldwright.kernels import KernelConfig, select
@@ -54,6 +55,7 @@ def miniature() -> ModelConfig:
             atom=AtomTransformerConfig(blocks=1, heads=2),
         ),
         diffusion=DiffusionConfig(blocks=2, heads=4, c_fourier=16, atom=AtomTransformerConfig(1, 2)),
+        confidence=ConfidenceConfig(PairformerConfig(1, 2, 4, dropout=0.0)),
         trunk_dtype=Precision.float32,
         diffusion_dtype=Precision.float32,
     )

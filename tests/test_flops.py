@@ -3,8 +3,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from foldwright.batch import collate
+from foldwright.confidence.head import ConfidenceHead
+from foldwright.data.synthetic import synthetic_example
 from foldwright.diffusion.module import DiffusionTransformerBlock
-from foldwright.flops import StepSizes, diffusion_block, pairformer_block, step_flops
+from foldwright.flops import StepSizes, confidence_head, diffusion_block, pairformer_block, step_flops
 from foldwright.kernels import KernelConfig, select
 from foldwright.layers.attention import PairBias
 from foldwright.model import ModelConfig
@@ -47,3 +50,22 @@ def test_a_step_agrees_with_the_spec_within_a_percent():
     """Spec 8.3 at 384 tokens, without rollout and confidence: 92.9 TF without templates, 2.5 cycles."""
     sizes = StepSizes(384, 3456, 1024, 0, 48, 2.5)
     assert step_flops(BASE, sizes)["total"] == pytest.approx(92.9e12, rel=0.01)
+
+
+def test_rollout_and_confidence_agree_with_the_spec():
+    """Spec 8.3 at 384 tokens: 3.68 TF for the 20 steps, 1.03 TF for the head forward."""
+    parts = step_flops(BASE, StepSizes(384, 3456, 1024, 0, 48, 2.5, rollout_steps=20))
+    assert parts["rollout"] == pytest.approx(3.68e12, rel=0.05)
+    assert parts["confidence"] == pytest.approx(3 * 1.03e12, rel=0.01)
+
+
+def test_the_confidence_head_executes_the_predicted_flops():
+    n, atoms = 64, 512
+    with torch.device("meta"):
+        head = ConfidenceHead(BASE.confidence, BASE.widths, OPS)
+    batch = collate([synthetic_example(n, atoms)], {}).to("meta")
+    s_inputs, s = torch.empty(1, n, 449, device="meta"), torch.empty(1, n, 384, device="meta")
+    z, x = torch.empty(1, n, n, 128, device="meta"), torch.empty(1, atoms, 3, device="meta")
+    seed = torch.zeros(1, dtype=torch.int64, device="meta")
+    found = counted(lambda: head(batch, s_inputs, s, z, x, seed))
+    assert found == pytest.approx(confidence_head(n, BASE), rel=1e-3)

@@ -10,11 +10,15 @@ from foldwright.batch import Batch, collate
 from foldwright.data.synthetic import synthetic_example
 from foldwright.diffusion.noise import NoiseConfig, NoisedSamples, noise_samples
 from foldwright.diffusion.precondition import c_skip
+from foldwright.diffusion.sampler import SamplerConfig
 from foldwright.layers.stack import set_checkpointing
-from foldwright.losses import LossConfig, structure_loss
+from foldwright.losses import LossConfig, confidence_loss, structure_loss
 from foldwright.model import AlphaFold3, ModelConfig
 
 SEED = torch.tensor([11, 12])
+ROLLOUT = SamplerConfig(steps=2)
+# 4 Pairformer blocks, s_inputs and distances to pairs, pLDDT and resolved slots, PAE and PDE (spec 8.1)
+CONFIDENCE_HEAD = 4 * 3_070_848 + (2 * 449 + 39) * 128 + 24 * 384 * (50 + 2) + 2 * 128 * 64
 
 
 def size(module) -> int:
@@ -26,8 +30,13 @@ def noised_in(batch: Batch, dtype: torch.dtype, n_samples: int = 3) -> NoisedSam
     return NoisedSamples(*(x.to(dtype) for x in (noised.t_hat, noised.x_noisy, noised.x_true)))
 
 
+def given(noised: NoisedSamples):
+    """What is denoised, whatever the rollout says."""
+    return lambda x_rollout: noised
+
+
 def test_parameter_counts_are_the_golden_numbers(ops):
-    """Spec 13, to the digit; the total is the sum of the modules there, without the confidence head."""
+    """Spec 13, to the digit; the total is the sum of the modules there."""
     with torch.device("meta"):
         model = AlphaFold3(ModelConfig(), ops)
     block = model.trunk.pairformer.blocks[0]
@@ -54,7 +63,8 @@ def test_parameter_counts_are_the_golden_numbers(ops):
         "3 atom blocks": (diffusion.encoder.transformer, 3 * 312_528),
         "diffusion module": (diffusion, 203_257_585),
         "distogram": (model.distogram, 8_256),
-        "whole model": (model, 355_435_057),
+        "confidence head": (model.confidence, CONFIDENCE_HEAD),
+        "whole model": (model, 355_435_057 + CONFIDENCE_HEAD),
     }
     assert {name: size(module) for name, (module, _) in counts.items()} == {
         n: c for n, (_, c) in counts.items()
@@ -64,7 +74,7 @@ def test_parameter_counts_are_the_golden_numbers(ops):
 def test_at_initialisation_the_output_is_the_skip_term_and_the_trunk_an_identity(ops, miniature, batch):
     model = AlphaFold3(miniature, ops)
     noised = noised_in(batch, torch.float32)
-    output = model(batch, noised, SEED)
+    output = model(batch, given(noised), SEED)
     assert torch.equal(output.x_denoised, c_skip(noised.t_hat)[..., None, None] * noised.x_noisy)
     assert not output.distogram_logits.any()
     s = torch.randn(2, 20, 24)
@@ -100,8 +110,8 @@ def test_padding_changes_nothing(miniature, awake, batch):
     wide = [torch.zeros(1, 3, 256, 3, dtype=torch.float64) for _ in range(2)]
     for target, source in zip(wide, (noised.x_noisy, noised.x_true), strict=True):
         target[:, :, :160] = source
-    first = model(plain, noised, SEED[:1])
-    second = model(padded, NoisedSamples(noised.t_hat, *wide), SEED[:1])
+    first = model(plain, given(noised), SEED[:1])
+    second = model(padded, given(NoisedSamples(noised.t_hat, *wide)), SEED[:1])
     atoms, n = int(plain.atom_mask.sum()), int(plain.token_mask.sum())
     torch.testing.assert_close(second.x_denoised[:, :, :atoms], first.x_denoised[:, :, :atoms])
     torch.testing.assert_close(second.z[:, :n, :n], first.z[:, :n, :n])
@@ -111,26 +121,27 @@ def test_padding_changes_nothing(miniature, awake, batch):
 def test_examples_of_a_batch_do_not_mix(miniature, awake, batch):
     model = awake(miniature).train()
     noised = noised_in(batch, torch.float64)
-    together = model(batch, noised, SEED)
+    together = model(batch, given(noised), SEED)
     alone = batch.map(lambda tensor: tensor[1:])
     single = NoisedSamples(noised.t_hat[1:], noised.x_noisy[1:], noised.x_true[1:])
-    torch.testing.assert_close(model(alone, single, SEED[1:]).x_denoised, together.x_denoised[1:])
+    torch.testing.assert_close(model(alone, given(single), SEED[1:]).x_denoised, together.x_denoised[1:])
 
 
 def test_denoised_samples_do_not_depend_on_their_neighbours(miniature, awake, batch):
     """D samples share the trunk and every bias map; each equals what it is alone."""
     model = awake(miniature).eval()
     noised = noised_in(batch, torch.float64)
-    together = model(batch, noised, SEED).x_denoised
+    together = model(batch, given(noised), SEED).x_denoised
     one = NoisedSamples(noised.t_hat[:, 1:2], noised.x_noisy[:, 1:2], noised.x_true[:, 1:2])
-    torch.testing.assert_close(model(batch, one, SEED).x_denoised, together[:, 1:2])
+    torch.testing.assert_close(model(batch, given(one), SEED).x_denoised, together[:, 1:2])
 
 
 def gradients(model, batch, noised, ops, chunk) -> list[torch.Tensor]:
-    output = model(batch, noised, SEED)
-    config = LossConfig(bond=1.0, smooth_lddt_chunk=chunk)
+    output = model(batch, given(noised), SEED, ROLLOUT)
+    config = LossConfig(bond=1.0, smooth_lddt_chunk=chunk, confidence=1.0, pae=1.0)
     terms = structure_loss(output.x_denoised, output.distogram_logits, noised, batch, config, ops)
-    return list(torch.autograd.grad(terms["loss"], list(model.parameters())))
+    judged = confidence_loss(output.confidence, output.x_rollout, batch, config)
+    return list(torch.autograd.grad(terms["loss"] + judged["loss"], list(model.parameters())))
 
 
 def test_checkpointing_and_loss_chunks_give_the_same_gradients_under_dropout(miniature, awake, batch, ops):
@@ -156,15 +167,13 @@ def test_every_parameter_is_trained(miniature, awake, batch, ops):
 def test_dropout_follows_the_seed_alone(miniature, awake, batch):
     model = awake(miniature).train()
     noised = noised_in(batch, torch.float64)
-    first, again = (model(batch, noised, SEED).z for _ in range(2))
-    other = model(batch, noised, SEED + 1).z
+    first, again = (model(batch, given(noised), SEED).z for _ in range(2))
+    other = model(batch, given(noised), SEED + 1).z
     assert torch.equal(first, again)
     assert not torch.allclose(first, other)
 
 
 def test_sampling_is_deterministic_and_finite(ops, miniature, batch):
-    from foldwright.diffusion.sampler import SamplerConfig
-
     model = AlphaFold3(miniature, ops).eval()
     config = SamplerConfig(steps=4)
     first, again = (model.sample(batch, 2, config, SEED) for _ in range(2))
@@ -179,10 +188,10 @@ def test_bfloat16_stays_near_float64(miniature, awake, batch):
     low = copy.deepcopy(miniature)
     low.trunk_dtype = low.diffusion_dtype = Precision.bfloat16
     noised = noised_in(batch, torch.float64)
-    reference = awake(miniature).eval()(batch, noised, SEED).x_denoised.detach()
+    reference = awake(miniature).eval()(batch, given(noised), SEED).x_denoised.detach()
     single = NoisedSamples(noised.t_hat.float(), noised.x_noisy.float(), noised.x_true.float())
     with torch.no_grad():
-        out = awake(low, dtype=torch.float32).eval()(batch, single, SEED)
+        out = awake(low, dtype=torch.float32).eval()(batch, given(single), SEED)
     assert out.x_denoised.dtype == out.distogram_logits.dtype == torch.float32
     assert out.z.dtype == torch.bfloat16
     moved = reference - c_skip(noised.t_hat)[..., None, None] * noised.x_noisy
@@ -193,7 +202,37 @@ def test_bfloat16_stays_near_float64(miniature, awake, batch):
 def test_the_gpu_computes_what_the_cpu_computes(miniature, awake, batch):
     noised = noised_in(batch, torch.float64)
     model = awake(miniature).train()
-    expected = model(batch, noised, SEED).x_denoised
+    expected = model(batch, given(noised), SEED).x_denoised
     on_gpu = NoisedSamples(noised.t_hat.cuda(), noised.x_noisy.cuda(), noised.x_true.cuda())
-    out = model.cuda()(batch.to("cuda"), on_gpu, SEED.cuda())
+    out = model.cuda()(batch.to("cuda"), given(on_gpu), SEED.cuda())
     torch.testing.assert_close(out.x_denoised.cpu(), expected)
+
+
+def test_the_heads_gradient_ends_at_the_trunk(miniature, awake, batch):
+    """Eq. 15's confidence terms train the confidence head alone: not the trunk, not what rolled out."""
+    model = awake(miniature).train()
+    output = model(batch, lambda x_rollout: None, SEED, ROLLOUT)
+    assert output.x_denoised is None
+    assert not output.x_rollout.requires_grad
+    terms = confidence_loss(output.confidence, output.x_rollout, batch, LossConfig(pae=1.0))
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    grads = torch.autograd.grad(terms["loss"], parameters, allow_unused=True)
+    touched = {name.split(".")[0] for name, grad in zip(names, grads, strict=True) if grad is not None}
+    assert touched == {"confidence"}
+
+
+def test_the_rollout_is_a_sample_and_does_not_disturb_the_rest(miniature, awake, batch):
+    model = awake(miniature).eval()
+    noised = noised_in(batch, torch.float64)
+    seen = []
+
+    def watching(x_rollout):
+        seen.append(x_rollout)
+        return noised
+
+    output = model(batch, watching, SEED, ROLLOUT)
+    plain = model(batch, given(noised), SEED)
+    assert seen[0] is output.x_rollout
+    assert output.x_rollout.shape == (2, 160, 3)
+    assert torch.equal(output.x_denoised, plain.x_denoised)
+    assert plain.confidence is None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The built-in sample: a store of a few small PDB entries that ships with the package (provenance: docs/sample.md)."""
+"""The built-in sample: a store of small PDB entries that ships with the package (docs/sample.md)."""
 
 from __future__ import annotations
 

@@ -9,6 +9,9 @@ from torch import Tensor
 THRESHOLDS = (0.5, 1.0, 2.0, 4.0)  # Å
 
 
+_ROWS = 256  # atoms whose distances to all others exist at a time: 256 x 3456 float64 are 7 MB a sample
+
+
 def lddt(x: Tensor, x_true: Tensor, resolved: Tensor, residue: Tensor, radius: float = 15.0) -> Tensor:
     """All-atom LDDT of each structure, in [0, 1].
 
@@ -16,13 +19,23 @@ def lddt(x: Tensor, x_true: Tensor, resolved: Tensor, residue: Tensor, radius: f
     pairs within one residue do not count, as in the original definition. Per-atom scores are averaged over
     the resolved atoms that have a neighbour within `radius` of the truth. NaN if there is none.
     """
-    counted = resolved[:, None] & resolved[None, :] & (residue[:, None] != residue[None, :])
-    d_true = torch.cdist(x_true.double(), x_true.double(), compute_mode="donot_use_mm_for_euclid_dist")
-    counted = (counted & (d_true < radius)).double()
-    d = torch.cdist(x.double(), x.double(), compute_mode="donot_use_mm_for_euclid_dist")
-    error = (d - d_true).abs()
-    kept = torch.stack([error < threshold for threshold in THRESHOLDS]).double().mean(0) * counted
-    neighbours = counted.sum(-1)
-    per_atom = kept.sum(-1) / neighbours.clamp(min=1.0)
-    scored = (neighbours > 0).double()
-    return (per_atom * scored).sum(-1) / scored.sum()
+    x, x_true = x.double(), x_true.double()
+    total, n_scored = x.new_zeros(x.shape[:-2]), x.new_zeros(())
+    for start in range(0, x_true.shape[0], _ROWS):
+        rows = slice(start, start + _ROWS)
+        counted = resolved[rows, None] & resolved & (residue[rows, None] != residue)
+        d_true = _distances(x_true[rows], x_true)
+        counted &= d_true < radius
+        error = (_distances(x[..., rows, :], x) - d_true).abs()
+        kept = torch.zeros_like(error)
+        for threshold in THRESHOLDS:
+            kept += error < threshold
+        neighbours = counted.sum(-1)
+        per_atom = (kept * counted).sum(-1) / (len(THRESHOLDS) * neighbours.clamp(min=1))
+        total += per_atom.sum(-1)
+        n_scored += (neighbours > 0).sum()
+    return total / n_scored
+
+
+def _distances(a: Tensor, b: Tensor) -> Tensor:
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")

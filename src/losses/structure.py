@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The structure stage's loss: AF3 SI eq. 6 and the terms of eq. 15 that train trunk and diffusion."""
+"""The loss of a step: AF3 SI eq. 15, from the diffusion loss of eq. 6, the distogram and confidence terms."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from foldwright.batch import Batch
+from foldwright.confidence.head import ConfidenceLogits
+from foldwright.confidence.targets import confidence_targets
 from foldwright.diffusion.noise import NoisedSamples
 from foldwright.diffusion.precondition import loss_weight
 from foldwright.kernels import Ops
+from foldwright.losses.confidence import confidence_losses
 from foldwright.losses.diffusion import aligned_mse, atom_weights, bond_loss, smooth_lddt_loss
 from foldwright.losses.distogram import distogram_loss
 
@@ -23,7 +27,17 @@ class LossConfig:
     smooth_lddt: float = 1.0  # inside the diffusion loss
     bond: float = 0.0  # inside the diffusion loss; 1 from fine-tuning on
     distogram: float = 0.03
+    confidence: float = 1e-4  # of pLDDT, PDE, resolved and, times `pae`, the aligned error
+    pae: float = 0.0  # α_pae: 1 in the confidence stage
     smooth_lddt_chunk: int = 4
+
+    def check(self) -> None:
+        """ValueError where the distogram would be trained without the structure: they go together."""
+        if self.distogram and not self.diffusion:
+            raise ValueError(
+                f"losses.distogram: got {self.distogram} with losses.diffusion=0, expected both or neither "
+                "(SI Table 6); set losses.distogram=0 too, or freeze what should not be trained"
+            )
 
 
 def structure_loss(
@@ -55,3 +69,19 @@ def structure_loss(
     scalars = {name: term.mean() for name, term in terms.items()}
     loss = config.diffusion * diffusion.mean() + config.distogram * scalars["distogram"]
     return {"loss": loss, **scalars}
+
+
+def confidence_loss(
+    logits: ConfidenceLogits, x_rollout: Tensor, batch: Batch, config: LossConfig
+) -> dict[str, Tensor]:
+    """Scalars, averaged over examples: `loss` and its unweighted terms, and the rollout's mean atom LDDT.
+
+    x_rollout [B, A, 3] Å is the structure that the logits judge, `batch` the truth permuted onto it. The PAE
+    term stays in the graph at weight zero: every parameter has a gradient in every stage.
+    """
+    targets = confidence_targets(x_rollout, batch)
+    terms = {name: term.mean() for name, term in confidence_losses(logits, targets, batch).items()}
+    loss = config.confidence * (terms["plddt"] + terms["pde"] + terms["resolved"] + config.pae * terms["pae"])
+    scored = targets.plddt_mask
+    lddt = torch.where(scored, targets.lddt, 0.0).sum() / scored.sum().clamp(min=1)
+    return {"loss": loss, **terms, "rollout_lddt": lddt}

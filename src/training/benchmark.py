@@ -38,7 +38,7 @@ from foldwright.training.config import TrainConfig, compose_config
 from foldwright.training.curriculum import Curriculum
 from foldwright.training.ema import averaged_copy, update_average
 from foldwright.training.optim import build_adam, clip_gradients, set_learning_rate
-from foldwright.training.step import structure_step
+from foldwright.training.step import step_losses
 
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}  # dense bfloat16, vendors' data sheets
 TIMED_MODULES = ("trunk.embedder", "trunk.template", "trunk.msa", "trunk.pairformer", "diffusion")
@@ -125,6 +125,7 @@ class StepBenchmark:
             config.data.n_templates,
             phase.diffusion_samples,
             config.max_cycles,
+            config.rollout.sampler.steps if config.rollout.enabled else 0,
         )
         self.batch: Batch = collate([self._example(config.max_cycles)], {}).to(device)
 
@@ -139,13 +140,14 @@ class StepBenchmark:
         config = self.config
         with clock.region("step"):
             with clock.region("forward and losses"):
-                terms = structure_step(
+                terms = step_losses(
                     self.network,
                     self.batch,
                     self.phase.diffusion_samples,
                     config.seed,
                     config.noise,
                     config.losses,
+                    config.rollout,
                     self.ops,
                 )
             with clock.region("backward"):

@@ -19,10 +19,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from foldwright.data.dataset import StoreDataset
-from foldwright.training import checkpoint, summary
+from foldwright.training import checkpoint, hand_off, summary
 from foldwright.training.config import TrainConfig, to_plain
+from foldwright.training.hand_off import HandOff
 from foldwright.training.module import StructureTraining
 from foldwright.training.parallel import any_rank, rank
+from foldwright.training.prediction import predict
 
 
 class Checkpointer(L.Callback):
@@ -31,22 +33,36 @@ class Checkpointer(L.Callback):
     SIGTERM takes effect at the end of the running step, on all ranks at once: save, then leave the loop.
     """
 
-    def __init__(self, root: Path, config: TrainConfig, console: Console) -> None:
-        self.root, self.config, self.console = root, config, console
+    def __init__(
+        self, root: Path, config: TrainConfig, console: Console, parent: HandOff | None = None
+    ) -> None:
+        self.root, self.config, self.console, self.parent = root, config, console, parent
         self.resumed_step = 0
         self.interrupted = False
         self.latest: Path | None = None
+        self.best_step: int | None = None  # said by the validation
         self._saved_step = -1
         self._sigterm = False
         self._previous_handler: Any = None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Load weights, average, moments and step; Lightning has set the optimiser up and not yet begun."""
+        """Load weights, average, moments and step; Lightning has set the optimiser up and not yet begun.
+
+        What is handed over by a parent is saved at once, as step 0: a restart does not need the parent again.
+        """
         assert isinstance(pl_module, StructureTraining)
         directory, passed_over = checkpoint.newest(self.root)
         for reason in passed_over:
             self.console.print(f"[yellow]checkpoint passed over:[/] {reason}")
         if directory is None:
+            if self.parent is not None:
+                hand_off.apply(self.parent, pl_module.network, pl_module.average, trainer.optimizers[0])
+                self._save(trainer, pl_module)
+            elif checkpoint.complete(self.root) and self.config.init_from.path:
+                raise checkpoint.CheckpointError(
+                    f"{self.root}: every checkpoint is damaged; remove the folder to start from "
+                    f"init_from.path={self.config.init_from.path} again"
+                )
             return
         record = checkpoint.load(directory, self._tensors(trainer, pl_module))
         pl_module.skipped_steps = record.skipped_steps
@@ -69,7 +85,8 @@ class Checkpointer(L.Callback):
         if step == self._saved_step or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         self.interrupted = any_rank(self._sigterm, pl_module.device)
-        if self.interrupted or step % self.config.checkpoint.every_steps == 0 or step >= trainer.max_steps:
+        is_due = step % self.config.checkpoint.every_steps == 0 or step >= trainer.max_steps
+        if self.interrupted or is_due or step == self.best_step:
             self._save(trainer, pl_module)
         if self.interrupted:
             self.console.print(
@@ -95,7 +112,8 @@ class Checkpointer(L.Callback):
             world_size=trainer.world_size,
         )
         tensors = self._tensors(trainer, module)
-        self.latest = checkpoint.save(self.root, tensors, record, self.config.checkpoint.keep_last)
+        keep_last = self.config.checkpoint.keep_last
+        self.latest = checkpoint.save(self.root, tensors, record, keep_last, self.best_step)
         self._saved_step = trainer.global_step
 
 
@@ -182,6 +200,10 @@ class Meter(L.Callback):
             logger.log_metrics(row, step=trainer.global_step)
         self._show(row, trainer.max_steps)
 
+    def leave_out(self, seconds: float) -> None:
+        """Time spent on something else than the step that is running."""
+        self._last_time += seconds
+
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.progress.stop()
 
@@ -220,10 +242,12 @@ class Summary(L.Callback):
         if self.checkpointer.interrupted:
             return
         device = trainer.strategy.root_device  # Lightning has moved the module to the CPU by now
-        prediction = summary.predict(
+        prediction = predict(
             pl_module.average.to(device),
             self.dataset,
-            self.config.summary,
+            summary.choose_entry(self.dataset, self.config.summary.entry),
+            self.config.summary.sampler,
+            n_samples=1,
             n_cycles=self.config.max_cycles,
             msa_rows=pl_module.curriculum.at(trainer.global_step).msa_rows,
             seed=self.config.seed,

@@ -29,6 +29,7 @@ from foldwright.training.parallel import barrier, from_first_rank, gather, is_di
 FORMAT = "foldwright-checkpoint/1"
 RECORD = "checkpoint.json"
 PARTIAL = ".partial"
+BEST = "best"
 _NAMES_SHOWN = 5
 
 
@@ -38,7 +39,10 @@ class CheckpointError(ValueError):
 
 @dataclass
 class CheckpointConfig:
-    """Save every so many steps (and at the end, and on SIGTERM); keep the newest `keep_last`."""
+    """Save every so many steps (and at the end, and on SIGTERM); keep the newest `keep_last`.
+
+    The best by validation is saved and kept as well; `checkpoints/best` leads to it.
+    """
 
     every_steps: int = 500
     keep_last: int = 3
@@ -60,6 +64,10 @@ class Record:
     files: dict[str, list[int]] = field(default_factory=dict)
 
 
+def step_name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
 def state_tensors(
     network: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer
 ) -> dict[str, Tensor]:
@@ -72,9 +80,14 @@ def state_tensors(
     return tensors
 
 
-def save(root: Path, tensors: dict[str, Tensor], record: Record, keep_last: int) -> Path:
-    """Write a checkpoint of `record.step` under `root`; drop all but the newest `keep_last`. Collective."""
-    final = root / f"step-{record.step:08d}"
+def save(
+    root: Path, tensors: dict[str, Tensor], record: Record, keep_last: int, best_step: int | None = None
+) -> Path:
+    """Write a checkpoint of `record.step` under `root`; drop all but the newest `keep_last` and the best.
+
+    Collective. The link `best` leads to the checkpoint of `best_step`.
+    """
+    final = root / step_name(record.step)
     partial = final.with_name(final.name + PARTIAL)
     if rank() == 0:
         for stale in root.glob(f"*{PARTIAL}"):
@@ -93,6 +106,7 @@ def save(root: Path, tensors: dict[str, Tensor], record: Record, keep_last: int)
             shutil.rmtree(final)
         partial.rename(final)
         _sync_directory(root)
+        _link_best(root, best_step)
         _prune(root, keep_last)
     barrier()
     return final
@@ -103,15 +117,30 @@ def load(directory: Path, tensors: dict[str, Tensor]) -> Record:
 
     Raises CheckpointError naming the first missing, unexpected and mis-shaped tensors, before any is written.
     """
-    reader = dcp.FileSystemReader(directory)
-    stored = {
-        name: tuple(entry.size)
-        for name, entry in reader.read_metadata().state_dict_metadata.items()
-        if isinstance(entry, TensorStorageMetadata)
-    }
-    _check_same(directory, stored, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
-    dcp.load(dict(tensors), storage_reader=reader, no_dist=not is_distributed())
+    wanted = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    _check_same(directory, stored_shapes(directory), wanted)
+    read(directory, tensors)
     return read_record(directory)
+
+
+def stored_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of all tensors of a checkpoint, by name."""
+    entries = dcp.FileSystemReader(directory).read_metadata().state_dict_metadata
+    return {
+        name: tuple(entry.size) for name, entry in entries.items() if isinstance(entry, TensorStorageMetadata)
+    }
+
+
+def read(directory: Path, tensors: dict[str, Tensor]) -> None:
+    """Read the named tensors in place, whatever else the checkpoint holds. Collective."""
+    if tensors:
+        reader = dcp.FileSystemReader(directory)
+        dcp.load(dict(tensors), storage_reader=reader, no_dist=not is_distributed())
+
+
+def complete(root: Path) -> list[Path]:
+    """All checkpoints under `root` that were written to their end, damaged ones included, oldest first."""
+    return sorted(path for path in root.glob("step-*") if not path.name.endswith(PARTIAL))
 
 
 def newest(root: Path) -> tuple[Path | None, list[str]]:
@@ -225,9 +254,21 @@ def _sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+def _link_best(root: Path, step: int | None) -> None:
+    """Point the link `best` to a step's checkpoint, at once."""
+    best = root / step_name(step or 0)
+    if step is not None and best.is_dir():
+        link = root / f"{BEST}.new"
+        link.unlink(missing_ok=True)
+        link.symlink_to(best.name)
+        link.replace(root / BEST)
+
+
 def _prune(root: Path, keep_last: int) -> None:
-    """Delete old checkpoints, record first, so that one half deleted never looks complete."""
-    complete = sorted(path for path in root.glob("step-*") if not path.name.endswith(PARTIAL))
-    for directory in complete[:-keep_last]:
+    """Delete old checkpoints but the best, record first, so that one half deleted never looks complete."""
+    best = (root / BEST).resolve()
+    for directory in complete(root)[:-keep_last]:
+        if directory.resolve() == best:
+            continue
         (directory / RECORD).unlink(missing_ok=True)
         shutil.rmtree(directory, ignore_errors=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import hydra
@@ -23,7 +24,9 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.markup import escape
 
-from foldwright.kernels import select
+from foldwright.kernels import Ops, select
+from foldwright.model import AlphaFold3
+from foldwright.training import checkpoint, hand_off
 from foldwright.training.callbacks import Checkpointer, Meter, Summary
 from foldwright.training.checkpoint import CheckpointError
 from foldwright.training.config import (
@@ -38,10 +41,12 @@ from foldwright.training.config import (
 )
 from foldwright.training.curriculum import Curriculum
 from foldwright.training.datamodule import StoreData, end_workers, open_dataset
+from foldwright.training.held_out import HeldOut, hold_out
 from foldwright.training.module import StructureTraining
 from foldwright.training.parallel import Layout, build_strategy, resolve
 from foldwright.training.run_directory import claim, wandb_id
 from foldwright.training.summary import choose_entry
+from foldwright.training.validation import Validation, describe
 
 
 def main() -> None:
@@ -80,17 +85,37 @@ def train(config: TrainConfig) -> None:
         accumulate = layout.accumulation(config.global_batch, config.trainer.batch_per_device)
         curriculum = Curriculum(config.curriculum)
         max_steps = _max_steps(config, curriculum)
+        config.losses.check()
         dataset = open_dataset(config.data, config.seed)
         choose_entry(dataset, config.summary.entry)
-        _announce(config, layout, run_dir, console)
+        held_out = hold_out(dataset.store, config.validation, config.data.entries)
+        training_data = config.data
+        if held_out.trained_on is not None:
+            training_data = replace(config.data, entries=list(held_out.trained_on))
+        training_dataset = open_dataset(training_data, config.seed)
+        _announce(config, layout, held_out, run_dir, console)
         console.print(curriculum.table(max_steps, config.global_batch))
         ops = select(config.kernels, layout.device_type, console)
+        skeleton = _skeleton(config, ops)
+        parent = None
+        if is_fresh := not checkpoint.complete(run_dir / "checkpoints"):
+            parent = hand_off.plan(config.init_from, skeleton, config.stage)
+    except CheckpointError:
+        raise
     except ValueError as error:
         raise ConfigError(str(error)) from error
     claim(run_dir, config, is_writer=_rank() == 0)
-    checkpointer = Checkpointer(run_dir / "checkpoints", config, console)
+    if is_fresh and (parent or config.frozen()):
+        console.print(hand_off.table(parent, skeleton))
+        if _rank() == 0:
+            hand_off.write(parent, skeleton, run_dir)
+    checkpointer = Checkpointer(run_dir / "checkpoints", config, console, parent)
     meter = Meter(run_dir / "metrics.csv", config, console)
-    summary = Summary(run_dir, config, dataset, checkpointer)
+    callbacks: list[L.Callback] = [meter, checkpointer, Summary(run_dir, config, dataset, checkpointer)]
+    if held_out.scored:
+        path = run_dir / "validation.csv"
+        validation = Validation(path, config, held_out, dataset, checkpointer, meter, console)
+        callbacks.insert(1, validation)
     _quieten_lightning()
     trainer = L.Trainer(
         accelerator="gpu" if layout.device_type == "cuda" else "cpu",
@@ -100,7 +125,7 @@ def train(config: TrainConfig) -> None:
         max_steps=max_steps,
         max_epochs=-1,
         accumulate_grad_batches=accumulate,
-        callbacks=[checkpointer, meter, summary],
+        callbacks=callbacks,
         logger=_logger(config, run_dir),
         use_distributed_sampler=False,
         enable_checkpointing=False,
@@ -109,7 +134,7 @@ def train(config: TrainConfig) -> None:
         default_root_dir=run_dir,
     )
     try:
-        trainer.fit(StructureTraining(config, ops), StoreData(config, curriculum, dataset))
+        trainer.fit(StructureTraining(config, ops), StoreData(config, curriculum, training_dataset))
     finally:
         end_workers()
 
@@ -130,7 +155,17 @@ def _max_steps(config: TrainConfig, curriculum: Curriculum) -> int:
     return wanted
 
 
-def _announce(config: TrainConfig, layout: Layout, run_dir: Path, console: Console) -> None:
+def _skeleton(config: TrainConfig, ops: Ops) -> AlphaFold3:
+    """The network without memory, frozen as configured: names and shapes to plan the hand-off with."""
+    with torch.device("meta"):
+        network = AlphaFold3(config.model, ops)
+    hand_off.freeze(network, config.frozen())
+    return network
+
+
+def _announce(
+    config: TrainConfig, layout: Layout, held_out: HeldOut, run_dir: Path, console: Console
+) -> None:
     """Say loudly what this run is and runs on."""
     device = torch.cuda.get_device_name() if layout.device_type == "cuda" else "CPU"
     threads = "" if layout.device_type == "cuda" else f", {torch.get_num_threads()} threads"
@@ -138,11 +173,19 @@ def _announce(config: TrainConfig, layout: Layout, run_dir: Path, console: Conso
     pairs = {
         "device": f"{layout.world_size} x {device} ({layout.sharding.value}{threads})",
         "data": config.data.root,
+        "validation": describe(held_out, config.validation),
+        "mini-rollout": _describe_rollout(config),
         "seed": str(config.seed),
         "run directory": str(run_dir.resolve()),
     }
     for name, value in pairs.items():
         console.print(f"[bold]{name:>13}[/]  {escape(value)}", highlight=False)
+
+
+def _describe_rollout(config: TrainConfig) -> str:
+    if config.rollout.enabled:
+        return f"{config.rollout.sampler.steps} steps"
+    return "off, which deviates from AF3: no confidence head is trained, labels stay as given"
 
 
 def _logger(config: TrainConfig, run_dir: Path) -> LightningLogger | bool:

@@ -29,8 +29,11 @@ from foldwright.model import ModelConfig
 from foldwright.training.checkpoint import CheckpointConfig
 from foldwright.training.curriculum import PhaseConfig
 from foldwright.training.ema import EmaConfig
+from foldwright.training.hand_off import InitFromConfig
+from foldwright.training.held_out import ValidationConfig
 from foldwright.training.optim import OptimizerConfig, ScheduleConfig
 from foldwright.training.parallel import TrainerConfig
+from foldwright.training.step import RolloutConfig
 from foldwright.training.summary import SummaryConfig
 
 CONFIG_MODULE = "foldwright.configs"
@@ -60,7 +63,7 @@ class LoggerConfig:
 
 @dataclass
 class PathsConfig:
-    """A run lives in `run_dir`: config.yaml, metrics.csv, checkpoints/, the sampled structure and figures."""
+    """A run lives in `run_dir`: configuration, metrics, checkpoints, the sampled structure, figures."""
 
     output_root: str = "runs"
     run_dir: str = "${paths.output_root}/${run_name}"
@@ -76,13 +79,19 @@ class LoaderConfig:
 
 @dataclass
 class TrainConfig:
-    """Everything a training run is made of. Each step recycles 1..max_cycles times, drawn from its number."""
+    """Everything a training run is made of. Each step recycles 1..max_cycles times, drawn from its number.
+
+    `freeze`: names or patterns of parameters that are not trained.
+    """
 
     stage: str = "structure"
     run_name: str = "${stage}"
     seed: int = 0
     global_batch: int = 256
     max_cycles: int = 4
+    init_from: InitFromConfig = field(default_factory=InitFromConfig)
+    freeze: list[str] = field(default_factory=list)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
@@ -96,8 +105,13 @@ class TrainConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
     summary: SummaryConfig = field(default_factory=SummaryConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
+
+    def frozen(self) -> list[str]:
+        """All that is not trained: `freeze`, and the confidence head where there is no rollout to judge."""
+        return [*self.freeze, *([] if self.rollout.enabled else ["confidence"])]
 
 
 @dataclass

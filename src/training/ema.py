@@ -33,8 +33,8 @@ def averaged_copy(network: Network) -> Network:
 @torch.no_grad()
 def update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
     """Move every float tensor of `average` towards `network` in place; other buffers are copied."""
-    means = [_local(tensor) for tensor in _tensors(average)]
-    values = [_local(tensor) for tensor in _tensors(network)]
+    means = [local_tensor(tensor) for tensor in _tensors(average)]
+    values = [local_tensor(tensor) for tensor in _tensors(network)]
     torch._foreach_lerp_(
         [mean for mean in means if mean.is_floating_point()],
         [value for value in values if value.is_floating_point()],
@@ -49,5 +49,6 @@ def _tensors(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(), *module.buffers()]
 
 
-def _local(tensor: Tensor) -> Tensor:
+def local_tensor(tensor: Tensor) -> Tensor:
+    """This rank's part of a tensor, sharing its memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor.detach()

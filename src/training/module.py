@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Lightning module: wires network, noise, losses, optimiser and average together; decides nothing else.
 
-One step: one trunk pass an example, D noise samples, one weighted sum of losses (AF3 SI 3.7 and 5), all
-randomness keyed by (seed, sample number). A step whose loss or gradient is not finite on any rank is
-skipped on all of them.
+One step: one trunk pass and mini-rollout an example, D noise samples, one weighted sum of losses (AF3 SI 3.7,
+4 and 5), all randomness keyed by (seed, sample number). A step whose loss or gradient is not finite on any
+rank is skipped on all of them.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from foldwright.model import AlphaFold3
 from foldwright.training.config import TrainConfig
 from foldwright.training.curriculum import Curriculum
 from foldwright.training.ema import averaged_copy, update_average
+from foldwright.training.hand_off import freeze
 from foldwright.training.optim import build_adam, clip_gradients, learning_rate, set_learning_rate
 from foldwright.training.parallel import mean_over_ranks, shard
-from foldwright.training.step import structure_step
+from foldwright.training.step import step_losses
 
 
 class StructureTraining(L.LightningModule):
-    """Trains AlphaFold3's structure stage.
+    """Trains AlphaFold3 in any stage.
 
     After each optimiser step `record` holds its figures, the same on every rank: loss and every loss term,
     gradient norm, learning rate, number of cycles, and 1 in `skipped` if the step was skipped.
@@ -55,6 +56,7 @@ class StructureTraining(L.LightningModule):
             torch.manual_seed(self.config.seed)
             network = AlphaFold3(self.config.model, self.ops)
         set_checkpointing(network, self.config.trainer.activation_checkpointing)
+        freeze(network, self.config.frozen())
         average = averaged_copy(network)
         if self.device_mesh is not None:
             shard(network, self.device_mesh)
@@ -67,13 +69,14 @@ class StructureTraining(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch; `record` follows once the step's last batch has run."""
         phase = self.curriculum.at(self.global_step)
-        terms = structure_step(
+        terms = step_losses(
             self.network,
             batch,
             phase.diffusion_samples,
             self.config.seed,
             self.config.noise,
             self.config.losses,
+            self.config.rollout,
             self.ops,
         )
         terms["n_cycles"] = torch.tensor(float(batch.msa.shape[1]), device=batch.device)

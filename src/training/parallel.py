@@ -148,12 +148,23 @@ def shard(network: nn.Module, mesh: DeviceMesh) -> nn.Module:
     return network
 
 
+def reshard(network: nn.Module) -> None:
+    """Give back what a forward without backward leaves gathered: the root group, which FSDP2 keeps for it."""
+    for module in network.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def rank() -> int:
     return dist.get_rank() if is_distributed() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if is_distributed() else 1
 
 
 def barrier() -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A look at the result: the averaged model predicts one structure of the store, from noise.
+"""A look at the result: a structure of the store that the averaged model predicted from noise.
 
-`predict` samples it, `write` leaves prediction.cif, loss.png and distances.png in the run directory, `lines`
+`write` leaves prediction.cif, loss.png and distances.png in the run directory, `lines`
 says the first and last loss, the LDDT to the truth and where everything lies.
 """
 
@@ -12,17 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from foldwright.batch import Batch, collate
 from foldwright.data.dataset import StoreDataset
-from foldwright.data.structure import Floats, Structure
 from foldwright.data.write_mmcif import write_structure
 from foldwright.diffusion.sampler import SamplerConfig
-from foldwright.evaluation.lddt import lddt
-from foldwright.model import AlphaFold3
-from foldwright.randomness import key
+from foldwright.training.prediction import Prediction
 
 
 @dataclass
@@ -31,16 +26,6 @@ class SummaryConfig:
 
     entry: str | None = None
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
-
-
-@dataclass
-class Prediction:
-    """One sampled structure: batch of the whole entry (B = 1), coordinates [L, 3] Å, LDDT to the truth."""
-
-    structure: Structure
-    batch: Batch
-    coords: Floats
-    lddt: float
 
 
 def choose_entry(dataset: StoreDataset, wanted: str | None) -> str:
@@ -54,37 +39,13 @@ def choose_entry(dataset: StoreDataset, wanted: str | None) -> str:
     return wanted
 
 
-def predict(
-    network: AlphaFold3,
-    dataset: StoreDataset,
-    config: SummaryConfig,
-    *,
-    n_cycles: int,
-    msa_rows: int,
-    seed: int,
-    device: torch.device,
-) -> Prediction:
-    """Sample one whole entry from noise. Collective where the network is sharded."""
-    example = dataset.full_example(choose_entry(dataset, config.entry), n_cycles, msa_rows)
-    atoms = -(-example.batch.sizes()["A"] // 32) * 32  # whole query windows of atom attention
-    batch = collate([example.batch], {"A": (atoms,)}).to(device)
-    was_training = network.training
-    network.eval()
-    x = network.sample(batch, 1, config.sampler, key(batch.sample_number, seed))[0, 0]
-    network.train(was_training)
-    n_atoms = len(example.structure.atom_residue)
-    residue = torch.from_numpy(np.array(example.structure.atom_residue)).to(device)
-    score = lddt(x[:n_atoms], batch.atom_coords[0, :n_atoms], batch.atom_resolved[0, :n_atoms], residue)
-    return Prediction(example.structure, batch, x[:n_atoms].float().cpu().numpy(), float(score))
-
-
 def write(prediction: Prediction, rows: list[dict[str, float]], run_dir: Path) -> None:
     """Write prediction.cif, distances.png and, given rows of metrics.csv, loss.png."""
-    write_structure(prediction.structure, prediction.coords, run_dir / "prediction.cif")
+    write_structure(prediction.structure, prediction.coords[0], run_dir / "prediction.cif")
     batch = prediction.batch
     shown = batch.representative_atom[0][batch.token_mask[0]].long().cpu().numpy()
     true, resolved = batch.atom_coords[0].cpu().numpy(), batch.atom_resolved[0].cpu().numpy()
-    plot_distances(prediction.coords[shown], true[shown], resolved[shown], run_dir / "distances.png")
+    plot_distances(prediction.coords[0, shown], true[shown], resolved[shown], run_dir / "distances.png")
     if rows:
         plot_losses(rows, run_dir / "loss.png")
 
@@ -101,7 +62,7 @@ def lines(
             steps = f"steps {part[0]['step']:.0f}-{part[-1]['step']:.0f}"
             pairs.append((f"{name} loss", f"{mean:.3f} (mean of {steps})"))
     entry, tokens = prediction.structure.entry_id, int(prediction.batch.token_mask.sum())
-    sampled = f"{entry}, {tokens} tokens, by the averaged weights: LDDT {prediction.lddt:.3f}"
+    sampled = f"{entry}, {tokens} tokens, by the averaged weights: LDDT {prediction.lddt[0]:.3f}"
     pairs += [
         ("sampled", sampled),
         ("structure", str(run_dir / "prediction.cif")),

@@ -36,3 +36,17 @@ def test_unresolved_atoms_and_rigid_motions_do_not_matter():
     moved = truth @ torch.linalg.qr(torch.randn(3, 3))[0] + 10
     moved[~resolved] = 999.0
     assert float(lddt(moved, truth, resolved, residue)) == pytest.approx(1.0)
+
+
+def test_many_structures_in_chunks_of_rows_score_what_each_scores_alone(monkeypatch):
+    torch.manual_seed(0)
+    truth, residue = torch.randn(30, 3) * 6, torch.arange(30) // 3
+    x = truth + torch.randn(2, 3, 30, 3)
+    resolved = torch.arange(30) % 7 != 0
+    together = lddt(x, truth, resolved, residue)
+    monkeypatch.setattr("foldwright.evaluation.lddt._ROWS", 7)
+    assert torch.allclose(lddt(x, truth, resolved, residue), together)
+    alone = torch.stack([lddt(one, truth, resolved, residue) for one in x.view(-1, 30, 3)])
+    assert torch.allclose(alone.view(2, 3), together)
+    assert together.unique().numel() == 6
+    assert lddt(x[0, 0], truth, torch.zeros_like(resolved), residue).isnan()

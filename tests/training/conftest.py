@@ -2,11 +2,16 @@
 """Small runs of the real model on the built-in sample, in this process or another."""
 
 import csv
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed.checkpoint as dcp
 
 from foldwright.training.cli import train
 from foldwright.training.config import compose_config
@@ -24,11 +29,18 @@ SMALL = [
     "trainer.batch_per_device=1",
     "checkpoint.every_steps=3",
     "loader.workers=1",
+    "rollout.sampler.steps=2",
+    "validation.entries=[]",
+    "validation.n_samples=1",
+    "validation.cycles=1",
+    "validation.msa_rows=4",
 ]
 
 
 class Runs:
     """Starts runs under one output directory and reads what they left."""
+
+    TWO = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -55,6 +67,42 @@ class Runs:
             text=True,
             start_new_session=True,
         )
+
+    def on_two(self, name: str, *extra: str) -> str:
+        """Run on two processes to the end; what it printed."""
+        process = self.start(name, "trainer.devices=2", *extra, launcher=self.TWO)
+        output = process.communicate(timeout=150)[0]
+        assert process.returncode == 0, output
+        return output
+
+    def wait_for_step(self, process: subprocess.Popen, name: str, step: int, seconds: float = 120) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and process.poll() is None:
+            if len(self.metrics(name)) >= step:
+                return
+            time.sleep(0.02)
+        raise AssertionError(f"no step {step} within {seconds} s; output:\n{process.communicate()[0]}")
+
+    def kill(self, process: subprocess.Popen) -> None:
+        """SIGKILL to the run and its workers."""
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+    def tensors(self, name: str) -> dict[str, torch.Tensor]:
+        """All tensors of the newest checkpoint through torch's own reader, without the code under test."""
+        reader = dcp.FileSystemReader(self.checkpoints(name)[-1])
+        stored = reader.read_metadata().state_dict_metadata
+        tensors = {
+            key: torch.empty(entry.size, dtype=entry.properties.dtype) for key, entry in stored.items()
+        }
+        dcp.load(tensors, storage_reader=reader, no_dist=True)
+        return tensors
+
+    def assert_same_weights(self, one: str, other: str) -> None:
+        first, second = self.tensors(one), self.tensors(other)
+        assert first.keys() == second.keys()
+        for name, tensor in first.items():
+            assert torch.equal(tensor, second[name]), name
 
     def metrics(self, name: str) -> list[dict[str, float]]:
         """Rows of metrics.csv without the time of each step."""

@@ -8,8 +8,6 @@ import pytest
 
 from foldwright.training.parallel import Accelerator, Layout, Sharding, TrainerConfig, resolve
 
-TWO = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-
 
 def assert_close(rows, expected):
     assert len(rows) == len(expected)
@@ -19,18 +17,11 @@ def assert_close(rows, expected):
         assert row["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-4)
 
 
-def run_on_two(runs, name, *extra):
-    process = runs.start(name, "trainer.devices=2", *extra, launcher=TWO)
-    output = process.communicate(timeout=150)[0]
-    assert process.returncode == 0, output
-    return output
-
-
 @pytest.mark.slow
 def test_fsdp_with_accumulation_and_checkpointing_equals_one_and_resumes_on_one(runs):
     extra = ("global_batch=4", "trainer.activation_checkpointing=true")
     runs.here("four", "global_batch=4", "trainer.max_steps=4")
-    output = run_on_two(runs, "fsdp4", "trainer.sharding=fsdp", "trainer.max_steps=3", *extra)
+    output = runs.on_two("fsdp4", "trainer.sharding=fsdp", "trainer.max_steps=3", *extra)
     assert "2 x CPU (fsdp" in output
     assert str(runs.root / "fsdp4" / "prediction.cif") in output
     assert (runs.checkpoints("fsdp4")[-1] / "__1_0.distcp").exists(), (
@@ -45,7 +36,7 @@ def test_fsdp_with_accumulation_and_checkpointing_equals_one_and_resumes_on_one(
 def test_fsdp_goes_on_from_one_process(runs, uninterrupted):
     shutil.copytree(runs.root / uninterrupted, runs.root / "widened")
     shutil.rmtree(runs.checkpoints("widened")[-1])
-    output = run_on_two(runs, "widened", "trainer.sharding=fsdp", "trainer.max_steps=8")
+    output = runs.on_two("widened", "trainer.sharding=fsdp", "trainer.max_steps=8")
     assert "resuming at step 6" in output
     assert_close(runs.metrics("widened"), runs.metrics(uninterrupted))
 
@@ -74,7 +65,10 @@ main()
 def test_a_step_bad_on_one_rank_is_skipped_by_all(runs):
     script = runs.root / "poisoned.py"
     script.write_text(POISON)
-    launchers = {"one": ((sys.executable,), ()), "ddp": (TWO, ("trainer.devices=2", "trainer.sharding=ddp"))}
+    launchers = {
+        "one": ((sys.executable,), ()),
+        "ddp": (runs.TWO, ("trainer.devices=2", "trainer.sharding=ddp")),
+    }
     for name, (launcher, extra) in launchers.items():
         process = runs.start(name, "trainer.max_steps=4", *extra, launcher=launcher, script=script)
         output = process.communicate(timeout=150)[0]

@@ -4,59 +4,31 @@
 import os
 import shutil
 import signal
-import time
 
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
 
 from foldwright.training.checkpoint import CheckpointError
 
 pytestmark = pytest.mark.slow
 
 
-def wait_for_step(runs, process, name, step, seconds=120):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and process.poll() is None:
-        if len(runs.metrics(name)) >= step:
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"no step {step} within {seconds} s; output:\n{process.communicate()[0]}")
-
-
-def read_tensors(directory):
-    """All tensors of a checkpoint through torch's own reader, without the code under test."""
-    reader = dcp.FileSystemReader(directory)
-    stored = reader.read_metadata().state_dict_metadata
-    tensors = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in stored.items()}
-    dcp.load(tensors, storage_reader=reader, no_dist=True)
-    return tensors
-
-
-def assert_same_weights(runs, one, other):
-    first, second = (read_tensors(runs.checkpoints(name)[-1]) for name in (one, other))
-    assert first.keys() == second.keys()
-    for name, tensor in first.items():
-        assert torch.equal(tensor, second[name]), name
-
-
 def test_a_killed_run_resumes_bitwise(runs, uninterrupted):
     process = runs.start("killed", "loader.workers=2")
-    wait_for_step(runs, process, "killed", 5)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    runs.wait_for_step(process, "killed", 5)
+    runs.kill(process)
     before = len(runs.metrics("killed"))
     assert runs.checkpoints("killed")[-1].name != f"step-{before:08d}", (
         "killed at a checkpoint: proves nothing"
     )
     runs.here("killed", "trainer.max_steps=8")
     assert runs.metrics("killed") == runs.metrics(uninterrupted)
-    assert_same_weights(runs, "killed", uninterrupted)
+    runs.assert_same_weights("killed", uninterrupted)
 
 
 def test_sigterm_to_the_process_group_saves_and_exits_cleanly(runs, uninterrupted):
     process = runs.start("terminated")
-    wait_for_step(runs, process, "terminated", 4)
+    runs.wait_for_step(process, "terminated", 4)
     os.killpg(process.pid, signal.SIGTERM)
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 0, output
@@ -77,7 +49,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(runs, uninterrupted, capsys)
     assert "checkpoint passed over" in said
     assert "resuming at step 6" in said
     assert runs.metrics("damaged") == runs.metrics(uninterrupted)
-    assert_same_weights(runs, "damaged", uninterrupted)
+    runs.assert_same_weights("damaged", uninterrupted)
 
 
 def test_a_checkpoint_of_another_model_is_refused(runs, uninterrupted):
@@ -106,7 +78,7 @@ def test_what_a_run_leaves(runs, uninterrupted):
 
 
 def test_a_checkpoint_holds_weights_average_and_moments(runs, uninterrupted):
-    tensors = read_tensors(runs.checkpoints(uninterrupted)[-1])
+    tensors = runs.tensors(uninterrupted)
     network = {name.removeprefix("network.") for name in tensors if name.startswith("network.")}
     assert network == {name.removeprefix("average.") for name in tensors if name.startswith("average.")}
     for moment in ("exp_avg", "exp_avg_sq", "step"):

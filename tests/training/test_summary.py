@@ -11,8 +11,7 @@ from foldwright.data.dataset import DataConfig, StoreDataset
 from foldwright.data.sample import store_path
 from foldwright.diffusion.sampler import SamplerConfig
 from foldwright.model import AlphaFold3
-from foldwright.training import summary
-from foldwright.training.summary import SummaryConfig
+from foldwright.training import prediction, summary
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +28,12 @@ class Oracle(torch.nn.Module):
 
 
 def predict(network, dataset, entry):
-    return summary.predict(
+    return prediction.predict(
         network,
         dataset,
-        SummaryConfig(entry, SamplerConfig(steps=2)),
+        entry,
+        SamplerConfig(steps=2),
+        n_samples=1,
         n_cycles=1,
         msa_rows=4,
         seed=0,
@@ -41,28 +42,28 @@ def predict(network, dataset, entry):
 
 
 def test_the_truth_scores_one_and_is_written_as_predicted(dataset, tmp_path):
-    prediction = predict(Oracle(), dataset, "1ubi")
-    assert prediction.lddt == pytest.approx(1.0)
+    predicted = predict(Oracle(), dataset, "1ubi")
+    assert predicted.lddt == pytest.approx([1.0])
     rows = [{"step": float(step), "loss": 8.0 / step, "distogram": 4.0} for step in range(1, 41)]
-    summary.write(prediction, rows, tmp_path)
+    summary.write(predicted, rows, tmp_path)
     chain = gemmi.read_structure(str(tmp_path / "prediction.cif"))[0][0]
     written = np.array([atom.pos.tolist() for residue in chain for atom in residue])
-    np.testing.assert_allclose(written, prediction.coords, atol=2e-3)
+    np.testing.assert_allclose(written, predicted.coords[0], atol=2e-3)
     for name in ("loss.png", "distances.png"):
         assert imread(tmp_path / name).std() > 0.01, "a blank figure"
 
 
 def test_an_untrained_network_scores_low(dataset, miniature, ops):
-    prediction = predict(AlphaFold3(miniature, ops), dataset, "1as5")
-    assert prediction.coords.shape == (len(prediction.structure.atom_name), 3)
-    assert np.isfinite(prediction.coords).all()
-    assert prediction.lddt < 0.3
+    predicted = predict(AlphaFold3(miniature, ops), dataset, "1as5")
+    assert predicted.coords.shape == (1, len(predicted.structure.atom_name), 3)
+    assert np.isfinite(predicted.coords).all()
+    assert predicted.lddt[0] < 0.3
 
 
 def test_the_last_lines_say_where_everything_lies(dataset, tmp_path):
-    prediction = predict(Oracle(), dataset, "1as5")
+    predicted = predict(Oracle(), dataset, "1as5")
     rows = [{"step": float(step), "loss": float(step)} for step in range(1, 41)]
-    said = "\n".join(summary.lines(prediction, rows, tmp_path, tmp_path / "step-00000040"))
+    said = "\n".join(summary.lines(predicted, rows, tmp_path, tmp_path / "step-00000040"))
     for part in ("2.500 (mean of steps 1-4)", "38.500 (mean of steps 37-40)", "LDDT 1.000", "step-00000040"):
         assert part in said
 

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which entries of a store are held out for validation, and which are left to train on.
+
+Held out are clusters of polymer chains, not entries: an entry with any held-out cluster is never trained on,
+and one is scored only if all its polymers belong to held-out clusters. So no chain of a scored entry was seen
+in training, in that entry or another (as well as the store's clusters can tell).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from foldwright.data.store import Store
+from foldwright.diffusion.sampler import SamplerConfig
+
+_CLUSTERS = "chain_clusters_"  # the manifest's columns, followed by the per cent of identity
+_LIGAND = "LIGAND:"
+
+
+@dataclass
+class ValidationConfig:
+    """Entries named, or those of a `fraction` of the clusters, sampled by the average every so many steps.
+
+    Entries above `max_tokens` or `max_atoms` are not scored, nor more than `max_entries`; with sizes at most
+    those of the crops, validation fits wherever a training step does. Nothing is held out by default.
+    """
+
+    entries: list[str] = field(default_factory=list)
+    fraction: float = 0.0
+    every_steps: int = 2000
+    max_tokens: int = 384
+    max_atoms: int = 3456
+    max_entries: int = 64
+    n_samples: int = 2
+    cycles: int = 4
+    msa_rows: int = 1024
+    sampler: SamplerConfig = field(default_factory=lambda: SamplerConfig(steps=50))
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """`scored`: entries to validate on. `trained_on`: all that may be drawn, or None if nothing is held out.
+
+    `excluded` counts entries that are held back, scored or not; `too_large` those too large to score.
+    """
+
+    scored: tuple[str, ...] = ()
+    trained_on: tuple[str, ...] | None = None
+    excluded: int = 0
+    too_large: int = 0
+
+
+def hold_out(store: Store, config: ValidationConfig, wanted: list[str]) -> HeldOut:
+    """Split a store. `wanted`: the entries that training may draw from; all if empty.
+
+    Raises ValueError for a named entry that the store lacks or that is over the size cap, for a fraction
+    outside [0, 1), and where nothing would be left to train on.
+    """
+    if not 0.0 <= config.fraction < 1.0:
+        raise ValueError(f"validation.fraction: got {config.fraction}, expected 0 <= fraction < 1")
+    if not config.entries and not config.fraction:
+        return HeldOut()
+    manifest = store.manifest()
+    clusters = entry_clusters(manifest)
+    held = _held_clusters(clusters, config, store)
+    fits = _fitting(manifest, config)
+    if unfit := [entry for entry in config.entries if not fits[entry]]:
+        raise ValueError(
+            f"validation.entries: got {unfit[0]}, which has more than validation.max_tokens="
+            f"{config.max_tokens} tokens or max_atoms={config.max_atoms} atoms; raise them or leave it out"
+        )
+    pure = sorted(entry for entry, own in clusters.items() if own and own <= held)
+    candidates = config.entries or sorted((entry for entry in pure if fits[entry]), key=_position)
+    kept_back = {entry for entry, own in clusters.items() if own & held} | set(config.entries)
+    drawn = wanted or sorted(set(store.items()["entry"].to_pylist()))
+    left = tuple(entry for entry in drawn if entry not in kept_back)
+    if not left:
+        raise ValueError(
+            f"validation: got {len(kept_back)} entries held out, which leaves none to train on; name others "
+            "in validation.entries, lower validation.fraction, or add to data.entries"
+        )
+    too_large = 0 if config.entries else sum(not fits[entry] for entry in pure)
+    return HeldOut(tuple(candidates[: config.max_entries]), left, len(kept_back), too_large)
+
+
+def entry_clusters(manifest: pa.Table) -> dict[str, frozenset[str]]:
+    """Clusters of the polymer chains of every entry, at the lowest identity that the manifest knows."""
+    columns = [name for name in manifest.column_names if name.startswith(_CLUSTERS)]
+    column = min(columns, key=lambda name: int(name.removeprefix(_CLUSTERS)))
+    rows = zip(manifest["entry"].to_pylist(), manifest[column].to_pylist(), strict=True)
+    return {entry: frozenset(c for c in own if not c.startswith(_LIGAND)) for entry, own in rows}
+
+
+def _held_clusters(
+    clusters: dict[str, frozenset[str]], config: ValidationConfig, store: Store
+) -> frozenset[str]:
+    if missing := [entry for entry in config.entries if entry not in clusters]:
+        raise ValueError(
+            f"validation.entries: got {missing[0]!r}, which is not in the store {store.path}; "
+            "its manifest.parquet lists what is"
+        )
+    if config.entries:
+        return frozenset().union(*(clusters[entry] for entry in config.entries))
+    everything = frozenset().union(*clusters.values())
+    return frozenset(cluster for cluster in everything if _position(cluster) < config.fraction)
+
+
+def _position(name: str) -> float:
+    """A fixed point in [0, 1) of a cluster or entry: the same in every store, whatever else is in it."""
+    digest = hashlib.sha256(f"foldwright validation {name}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def _fitting(manifest: pa.Table, config: ValidationConfig) -> dict[str, bool]:
+    columns = (manifest[name].to_pylist() for name in ("entry", "n_tokens", "n_atoms"))
+    return {
+        entry: tokens <= config.max_tokens and atoms <= config.max_atoms
+        for entry, tokens, atoms in zip(*columns, strict=True)
+    }

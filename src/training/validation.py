@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Validation: LDDT of held-out entries, sampled from noise by the averaged model, in the course of training.
+
+Runs before the first step, every `validation.every_steps` and at the end. Each rank samples its share of the
+entries; all run the same number of forwards, as a sharded network needs, and no entry counts twice. Noise and
+MSA rows are fixed, so that the curve shows the weights alone and a resumed run repeats it.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from rich.console import Console
+
+from foldwright.data.dataset import StoreDataset
+from foldwright.model import AlphaFold3
+from foldwright.training.callbacks import Checkpointer, Meter, MetricsFile
+from foldwright.training.config import TrainConfig
+from foldwright.training.held_out import HeldOut, ValidationConfig
+from foldwright.training.module import StructureTraining
+from foldwright.training.parallel import gather, rank, world_size
+from foldwright.training.prediction import predict
+
+
+def share(entries: tuple[str, ...], rank: int, world_size: int) -> list[tuple[str, bool]]:
+    """What one rank samples, in order, and whether it counts: equally many on every rank, each entry once."""
+    rounds = -(-len(entries) // world_size)
+    positions = (turn * world_size + rank for turn in range(rounds))
+    return [(entries[position % len(entries)], position < len(entries)) for position in positions]
+
+
+def validate(
+    network: AlphaFold3,
+    dataset: StoreDataset,
+    entries: tuple[str, ...],
+    config: ValidationConfig,
+    seed: int,
+    device: torch.device,
+) -> dict[str, float]:
+    """Mean LDDT over entries and samples, the same with each entry's best sample, and every entry's mean.
+
+    Collective; the same figures on every rank. An entry without a scorable atom is left out.
+    """
+    own: dict[str, tuple[float, float]] = {}
+    for entry, counts in share(entries, rank(), world_size()):
+        scores = predict(
+            network,
+            dataset,
+            entry,
+            config.sampler,
+            n_samples=config.n_samples,
+            n_cycles=config.cycles,
+            msa_rows=config.msa_rows,
+            seed=seed,
+            device=device,
+        ).lddt
+        if counts:
+            own[entry] = float(scores.mean()), float(scores.max())
+    found = {entry: pair for part in gather(own) for entry, pair in part.items()}
+    pairs = np.array([found[entry] for entry in entries])
+    mean, best = np.nanmean(pairs, axis=0)
+    each = {f"lddt/{entry}": score for entry, (score, _) in zip(entries, pairs.tolist(), strict=True)}
+    return {"lddt": float(mean), "lddt_best": float(best), **each}
+
+
+class Validation(L.Callback):
+    """Scores the average, writes validation.csv (and the logger), and has the best checkpoint kept.
+
+    Must stand before the Checkpointer, so that a saved step has always been scored, and after the Meter.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        config: TrainConfig,
+        held_out: HeldOut,
+        dataset: StoreDataset,
+        checkpointer: Checkpointer,
+        meter: Meter,
+        console: Console,
+    ) -> None:
+        self.file, self.config, self.held_out, self.dataset = MetricsFile(path), config, held_out, dataset
+        self.checkpointer, self.meter, self.console = checkpointer, meter, console
+        self.best = -1.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forget what ran after the checkpoint; score the weights that the run starts from."""
+        if rank() == 0:
+            self.file.truncate(trainer.global_step)
+        rows = self.file.rows()
+        trained = [row for row in rows if row["step"] > 0]
+        if trained:
+            best = max(trained, key=lambda row: row["lddt"])
+            self.best, self.checkpointer.best_step = best["lddt"], int(best["step"])
+        if trainer.global_step == 0 and not rows:
+            self._run(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        step = trainer.global_step
+        if step % self.config.validation.every_steps == 0 or step >= trainer.max_steps:
+            score = self._run(trainer, pl_module)
+            if score > self.best:
+                self.best, self.checkpointer.best_step = score, step
+
+    def _run(self, trainer: L.Trainer, pl_module: L.LightningModule) -> float:
+        assert isinstance(pl_module, StructureTraining)
+        start = time.perf_counter()
+        figures = validate(
+            pl_module.average,
+            self.dataset,
+            self.held_out.scored,
+            self.config.validation,
+            self.config.seed,
+            pl_module.device,
+        )
+        seconds = time.perf_counter() - start
+        self.meter.leave_out(seconds)
+        step = trainer.global_step
+        if rank() == 0:
+            self.file.append({"step": float(step), **figures, "seconds": seconds})
+        for logger in trainer.loggers:
+            logger.log_metrics({f"validation/{name}": value for name, value in figures.items()}, step=step)
+        self.console.print(
+            f"step {step:,}/{trainer.max_steps:,}  validation LDDT {figures['lddt']:.3f} "
+            f"(best samples {figures['lddt_best']:.3f})  {seconds:.1f} s",
+            highlight=False,
+        )
+        return figures["lddt"]
+
+
+def describe(held_out: HeldOut, config: ValidationConfig) -> str:
+    """One line of the banner: what is validated on, and that training does not see it."""
+    if not held_out.scored:
+        return "none: name validation.entries, or hold out a larger validation.fraction of the clusters"
+    names = ", ".join(held_out.scored[:8]) + ", ..." * (len(held_out.scored) > 8)
+    large = f" ({held_out.too_large} more are too large to score)" if held_out.too_large else ""
+    return (
+        f"every {config.every_steps:,} steps on {names}{large}; training never draws them nor any of the "
+        f"{held_out.excluded} entries that share their sequences"
+    )

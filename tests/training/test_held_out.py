@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is held out is never trained on, in no entry; whatever else is in the store."""
+
+from dataclasses import replace
+
+import pyarrow as pa
+import pytest
+
+from foldwright.data.sample import store_path
+from foldwright.data.store import Store
+from foldwright.training.held_out import HeldOut, ValidationConfig, entry_clusters, hold_out
+
+
+class FakeStore:
+    """A manifest in memory: entries e0, e1, ... of the given clusters."""
+
+    path = "fake"
+
+    def __init__(self, clusters, tokens=100):
+        n = len(clusters)
+        self._manifest = pa.table({
+            "entry": [f"e{i}" for i in range(n)],
+            "n_tokens": [tokens] * n,
+            "n_atoms": [8 * tokens] * n,
+            "chain_clusters_100": [[f"x{name}" for name in own] for own in clusters],
+            "chain_clusters_40": clusters,
+        })  # fmt: skip
+
+    def manifest(self):
+        return self._manifest
+
+    def items(self):
+        return self._manifest.select(["entry"])
+
+
+@pytest.fixture(scope="module")
+def store():
+    return Store(store_path())
+
+
+def test_named_entries_and_whoever_shares_their_sequences_are_left_out():
+    store = FakeStore([["a"], ["a", "b"], ["b"], ["c", "LIGAND:HEM"], ["d", "LIGAND:HEM"]])
+    held = hold_out(store, ValidationConfig(entries=["e0"]), [])
+    assert held == HeldOut(("e0",), ("e2", "e3", "e4"), excluded=2)
+    assert hold_out(store, ValidationConfig(entries=["e3"]), []).trained_on == ("e0", "e1", "e2", "e4")
+    assert hold_out(store, ValidationConfig(entries=["e0"]), ["e3", "e1"]).trained_on == ("e3",)
+
+
+def test_a_fraction_holds_out_clusters_whole():
+    clusters = [[f"c{i % 300}", f"c{(7 * i + 1) % 300}"] for i in range(600)]
+    store = FakeStore(clusters)
+    held = hold_out(store, ValidationConfig(fraction=0.3, max_entries=1000), [])
+    own = entry_clusters(store.manifest())
+    seen = frozenset().union(*(own[entry] for entry in held.trained_on))
+    scored = frozenset().union(*(own[entry] for entry in held.scored))
+    assert not seen & scored
+    assert 0.1 < len(scored) / 300 < 0.4
+    assert len(held.scored) > 20
+    capped = hold_out(store, ValidationConfig(fraction=0.3, max_entries=5), [])
+    assert capped.scored == held.scored[:5]
+    assert capped.trained_on == held.trained_on
+
+
+def test_the_choice_is_that_of_the_cluster_alone():
+    store = FakeStore([[f"c{i}"] for i in range(200)])
+    fewer = FakeStore([[f"c{i}"] for i in range(100)])
+    config = ValidationConfig(fraction=0.2, max_entries=1000)
+    all_scored = set(hold_out(store, config, []).scored)
+    assert set(hold_out(fewer, config, []).scored) == {f"e{i}" for i in range(100)} & all_scored
+
+
+def test_nothing_asked_nothing_held_out(store):
+    assert hold_out(store, ValidationConfig(), []) == HeldOut()
+
+
+def test_too_large_entries_are_counted_and_not_scored():
+    store = FakeStore([[f"c{i}"] for i in range(50)], tokens=400)
+    held = hold_out(store, ValidationConfig(fraction=0.2), [])
+    assert held.scored == ()
+    assert held.too_large == held.excluded > 0
+
+
+def test_what_cannot_be_is_refused(store):
+    sound = ValidationConfig(entries=["5pti"])
+    for config, wanted, message in [
+        (replace(sound, entries=["9xyz"]), [], "got '9xyz'"),
+        (replace(sound, entries=["1bd2"]), [], "1bd2, which has more than"),
+        (sound, ["5pti"], "leaves none to train on"),
+        (ValidationConfig(fraction=1.0), [], "expected 0 <= fraction < 1"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            hold_out(store, config, wanted)

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Validation: shared over ranks without repeats, kept apart from training, and the same after a resume."""
+
+import csv
+import shutil
+
+import pytest
+import torch
+
+from foldwright.data.dataset import DataConfig, StoreDataset
+from foldwright.data.sample import store_path
+from foldwright.diffusion.sampler import SamplerConfig
+from foldwright.training import validation
+from foldwright.training.held_out import ValidationConfig
+from foldwright.training.validation import share, validate
+
+CHEAP = ("validation.every_steps=2", "validation.sampler.steps=2", "validation.entries=[5pti,1as5,1ubi]")
+
+
+def read(runs, name):
+    with (runs.root / name / "validation.csv").open() as file:
+        return [{k: float(v) for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 7])
+def test_every_rank_runs_as_often_and_every_entry_counts_once(world_size):
+    entries = ("a", "b", "c", "d", "e")
+    shares = [share(entries, rank, world_size) for rank in range(world_size)]
+    assert len({len(own) for own in shares}) == 1
+    counted = [entry for own in shares for entry, counts in own if counts]
+    assert sorted(counted) == sorted(entries)
+
+
+def test_scores_are_means_over_entries_of_their_samples():
+    dataset = StoreDataset(DataConfig(root=str(store_path()), n_templates=1), seed=0)
+
+    class HalfOracle(torch.nn.Module):
+        """Of two samples the first is the truth, the second a point."""
+
+        def sample(self, batch, n_samples, config, seed):
+            return torch.stack([batch.atom_coords, torch.zeros_like(batch.atom_coords)], 1)
+
+    config = ValidationConfig(n_samples=2, cycles=1, msa_rows=4, sampler=SamplerConfig(steps=1))
+    figures = validate(HalfOracle(), dataset, ("1as5", "5pti"), config, 0, torch.device("cpu"))
+    assert figures["lddt_best"] == pytest.approx(1.0)
+    assert 0.5 <= figures["lddt"] < 0.6
+    assert figures["lddt"] == pytest.approx((figures["lddt/1as5"] + figures["lddt/5pti"]) / 2)
+
+
+def test_a_run_validates_before_at_intervals_and_at_the_end(runs, capsys, monkeypatch):
+    drawn = []
+    sound = StoreDataset._build
+
+    def watching(self, draw, request, attempt):
+        drawn.append(draw.entry)
+        return sound(self, draw, request, attempt)
+
+    monkeypatch.setattr(StoreDataset, "_build", watching)
+    extra = (*CHEAP, "loader.workers=0", "global_batch=4", "data.entries=[5pti,1as5,1ubi,2ofg]")
+    runs.here("validated", *extra, "trainer.max_steps=5")
+    assert [row["step"] for row in read(runs, "validated")] == [0, 2, 4, 5]
+    assert set(drawn) == {"2ofg"}
+    said = " ".join(capsys.readouterr().out.split())
+    assert "every 2 steps on 5pti, 1as5, 1ubi; training never draws them nor any of the 3 entries" in said
+    assert "validation LDDT" in said
+
+
+@pytest.mark.slow
+def test_a_resumed_run_repeats_its_curve_and_keeps_the_best(runs, monkeypatch):
+    scores = {0: 0.9, 2: 0.5, 4: 0.7, 6: 0.6, 8: 0.65}
+    real = validation.validate
+    seen = []
+
+    def scripted(*arguments):
+        figures = real(*arguments)
+        seen.append(figures)
+        return figures | {"lddt": scores[2 * (len(seen) - 1)]}
+
+    monkeypatch.setattr(validation, "validate", scripted)
+    extra = (*CHEAP, "checkpoint.keep_last=1", "checkpoint.every_steps=3")
+    runs.here("best", *extra, "trainer.max_steps=8")
+    assert [path.name[-1] for path in runs.checkpoints("best")] == ["4", "8"]
+    best = runs.root / "best" / "checkpoints" / "best"
+    assert best.resolve().name == "step-00000004"
+    straight = read(runs, "best")
+
+    shutil.copytree(runs.root / "best", runs.root / "again", symlinks=True)
+    shutil.rmtree(runs.checkpoints("again")[-1])
+    seen[:] = seen[:3]
+    runs.here("again", *extra, "trainer.max_steps=8")
+    assert read(runs, "again") == straight
+    assert (runs.root / "again" / "checkpoints" / "best").resolve().name == "step-00000004"
+
+
+@pytest.mark.slow
+def test_two_sharded_ranks_score_what_one_does(runs):
+    runs.here("alone", *CHEAP, "trainer.max_steps=2")
+    runs.on_two("together", "trainer.sharding=fsdp", *CHEAP, "trainer.max_steps=2")
+    for row, other in zip(read(runs, "together"), read(runs, "alone"), strict=True):
+        assert row == pytest.approx(other, abs=2e-3)
