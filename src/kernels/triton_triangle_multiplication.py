@@ -22,7 +22,7 @@ from foldwright.kernels.tiles import tile
 
 MAX_CHANNELS = 256
 _EPS = 1e-5
-_SHARES = 48  # of the pairs, for the weight gradients
+_SHARES = 128  # of the pairs, for the weight gradients
 
 
 @triton.jit
