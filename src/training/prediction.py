@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from foldwright.batch import Batch, collate
 from foldwright.data.dataset import StoreDataset
@@ -15,6 +16,7 @@ from foldwright.data.structure import Floats, Structure
 from foldwright.diffusion.sampler import SamplerConfig
 from foldwright.evaluation.lddt import lddt
 from foldwright.model import AlphaFold3
+from foldwright.permutation import permute_truth
 from foldwright.randomness import key
 from foldwright.training.parallel import reshard
 
@@ -56,7 +58,15 @@ def predict(
     reshard(network)
     n_atoms = len(example.structure.atom_residue)
     residue = torch.from_numpy(np.array(example.structure.atom_residue)).to(device)
-    truth, resolved = batch.atom_coords[0, :n_atoms], batch.atom_resolved[0, :n_atoms]
-    scores = lddt(x[:, :n_atoms], truth, resolved, residue)
+    scores = torch.stack([_score(sample, batch, n_atoms, residue) for sample in x])
     coords = x[:, :n_atoms].float().cpu().numpy()
     return Prediction(example.structure, batch, coords, scores.float().cpu().numpy())
+
+
+def _score(x: Tensor, batch: Batch, n_atoms: int, residue: Tensor) -> Tensor:
+    """LDDT of one sample x [A, 3] to the truth, whose identical chains and equivalent atoms are exchanged so
+    that it fits best.
+    """
+    truth = permute_truth(batch, torch.nan_to_num(x[None], 0.0, 0.0, 0.0))
+    coords, resolved = truth.atom_coords[0, :n_atoms], truth.atom_resolved[0, :n_atoms]
+    return lddt(x[:n_atoms], coords, resolved, residue)

@@ -27,23 +27,34 @@ SIZES = (
 )
 
 
-def losses(stage: str, root: Path) -> dict[str, list[float]]:
-    train(compose_config([f"stage={stage}", *SIZES, f"paths.output_root={root}"]))
+STAGES = ("structure", "finetune1", "finetune2", "confidence")
+
+
+def losses(stage: str, root: Path, parent: str | None) -> dict[str, list[float]]:
+    """What 20 steps of a stage write, handed over from the stage before."""
+    hand_off = [f"init_from.path={root / parent}"] if parent else []
+    train(compose_config([f"stage={stage}", *SIZES, *hand_off, f"paths.output_root={root}"]))
     header, *lines = (root / stage / "metrics.csv").read_text().splitlines()
     rows = [dict(zip(header.split(","), line.split(","), strict=True)) for line in lines]
-    return {name: [float(row[name]) for row in rows] for name in ("loss", "mse", "distogram", "grad_norm")}
+    names = ("loss", "mse", "distogram", "plddt", "pae", "grad_norm")
+    return {name: [float(row[name]) for row in rows] for name in names if name in rows[0]}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["structure"])
-def test_twenty_steps_give_the_golden_losses(stage, tmp_path, request):
-    found = losses(stage, tmp_path)
-    golden = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+def test_twenty_steps_of_every_stage_give_the_golden_losses(tmp_path, request):
+    found, parent = {}, None
+    for stage in STAGES:
+        found[stage] = losses(stage, tmp_path, parent)
+        parent = stage
     if request.config.getoption("--record-golden"):
-        RECORD.write_text(json.dumps({**golden, stage: found}, indent=1) + "\n")
+        RECORD.write_text(json.dumps(found, indent=1) + "\n")
         pytest.skip(
-            f"recorded {STEPS} golden steps of stage {stage}: look at the difference before committing it"
+            f"recorded {STEPS} golden steps of each stage: look at the difference before committing it"
         )
-    assert len(found["loss"]) == STEPS
-    for name, values in golden[stage].items():
-        assert found[name] == pytest.approx(values, rel=5e-3), name
+    golden = json.loads(RECORD.read_text())
+    assert found.keys() == golden.keys()
+    for stage, curves in golden.items():
+        assert found[stage].keys() == curves.keys()
+        for name, values in curves.items():
+            assert len(values) == STEPS
+            assert found[stage][name] == pytest.approx(values, rel=5e-3), f"{stage}: {name}"

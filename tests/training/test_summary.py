@@ -11,6 +11,7 @@ from foldwright.data.dataset import DataConfig, StoreDataset
 from foldwright.data.sample import store_path
 from foldwright.diffusion.sampler import SamplerConfig
 from foldwright.model import AlphaFold3
+from foldwright.permutation import truth_of_copies
 from foldwright.training import prediction, summary
 
 
@@ -72,3 +73,18 @@ def test_the_smallest_entry_is_the_default(dataset):
     assert summary.choose_entry(dataset, None) == "1as5"
     with pytest.raises(ValueError, match="got '9xyz'"):
         summary.choose_entry(dataset, "9xyz")
+
+
+def test_exchanged_chains_of_a_homodimer_are_as_good(dataset):
+    """A sample with the two copies' coordinates exchanged is the same structure: LDDT 1."""
+
+    class Exchanging(Oracle):
+        def sample(self, batch, n_samples, config, seed):
+            other = batch.molecule_copy.clone().long()
+            other[:, :2] = 1 - other[:, :2]
+            exchanged, resolved = truth_of_copies(batch, other)
+            both = (resolved & batch.atom_resolved)[..., None]
+            assert not torch.equal(exchanged, batch.atom_coords)
+            return torch.where(both, exchanged, batch.atom_coords)[:, None].expand(-1, n_samples, -1, -1)
+
+    assert predict(Exchanging(), dataset, "1a7g").lddt[0] > 0.98
