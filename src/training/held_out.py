@@ -16,7 +16,8 @@ import pyarrow as pa
 from foldwright.data.store import Store
 from foldwright.diffusion.sampler import SamplerConfig
 
-_CLUSTERS = "chain_clusters_"  # the manifest's columns, followed by the per cent of identity
+_CLUSTERS = "chain_clusters"  # of cluster_data.py; before it has run, those of equal sequences alone
+_EXACT_CLUSTERS = "chain_clusters_100"
 _LIGAND = "LIGAND:"
 
 
@@ -87,9 +88,8 @@ def hold_out(store: Store, config: ValidationConfig, wanted: list[str]) -> HeldO
 
 
 def entry_clusters(manifest: pa.Table) -> dict[str, frozenset[str]]:
-    """Clusters of the polymer chains of every entry, at the lowest identity that the manifest knows."""
-    columns = [name for name in manifest.column_names if name.startswith(_CLUSTERS)]
-    column = min(columns, key=lambda name: int(name.removeprefix(_CLUSTERS)))
+    """Clusters of the polymer chains of every entry: by homology where the store has them, else by sequence."""
+    column = _CLUSTERS if _CLUSTERS in manifest.column_names else _EXACT_CLUSTERS
     rows = zip(manifest["entry"].to_pylist(), manifest[column].to_pylist(), strict=True)
     return {entry: frozenset(c for c in own if not c.startswith(_LIGAND)) for entry, own in rows}
 

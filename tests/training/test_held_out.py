@@ -23,7 +23,7 @@ class FakeStore:
             "n_tokens": [tokens] * n,
             "n_atoms": [8 * tokens] * n,
             "chain_clusters_100": [[f"x{name}" for name in own] for own in clusters],
-            "chain_clusters_40": clusters,
+            "chain_clusters": clusters,
         })  # fmt: skip
 
     def manifest(self):
