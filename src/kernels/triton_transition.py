@@ -19,6 +19,7 @@ from foldwright.kernels import reference
 from foldwright.kernels.launch import needs_triton, next_power_of_two
 from foldwright.kernels.registry import register
 from foldwright.kernels.tiles import tile
+from foldwright.kernels.triton_norm import affine_norm, norm_backward
 
 MAX_CHANNELS = 256
 _EPS = 1e-5
@@ -35,13 +36,7 @@ def _normalised(x_ptr, w_ptr, b_ptr, rows, cols, n_rows, c, eps, C: tl.constexpr
     """LN(x) of a tile in float32, and what its gradient needs: x_hat and 1/σ."""
     inside = (rows < n_rows)[:, None] & (cols < c)[None, :]
     x = tl.load(x_ptr + rows[:, None] * c + cols[None, :], mask=inside, other=0.0).to(tl.float32)
-    mean = tl.sum(x, 1) / c
-    centred = tl.where((cols < c)[None, :], x - mean[:, None], 0.0)
-    rstd = tl.rsqrt(tl.sum(centred * centred, 1) / c + eps)
-    hat = centred * rstd[:, None]
-    w = tl.load(w_ptr + cols, mask=cols < c, other=0.0).to(tl.float32)
-    b = tl.load(b_ptr + cols, mask=cols < c, other=0.0).to(tl.float32)
-    return hat * w[None, :] + b[None, :], hat, rstd, w
+    return affine_norm(x, w_ptr, b_ptr, cols, c, eps)
 
 
 @triton.jit
@@ -109,8 +104,7 @@ def _input_gradient(dy_ptr, x_ptr, nw_ptr, nb_ptr, w_in_ptr, w_out_ptr, dx_ptr, 
         d_normed = tl.dot(db, w_b, d_normed, input_precision="ieee")
     tl.store(dnw_ptr + program * c + cols, tl.sum(d_normed * hat, 0), mask=cols < c)
     tl.store(dnb_ptr + program * c + cols, tl.sum(d_normed, 0), mask=cols < c)
-    g = d_normed * w[None, :]
-    dx = (g - tl.sum(g, 1)[:, None] / c - hat * (tl.sum(g * hat, 1)[:, None] / c)) * rstd[:, None]
+    dx = norm_backward(d_normed, hat, rstd, w, c)
     tl.store(dx_ptr + at, dx.to(dx_ptr.dtype.element_ty), mask=inside)
 
 

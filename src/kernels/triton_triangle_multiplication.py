@@ -19,28 +19,11 @@ from foldwright.kernels import reference
 from foldwright.kernels.launch import needs_triton, next_power_of_two
 from foldwright.kernels.registry import register
 from foldwright.kernels.tiles import tile
+from foldwright.kernels.triton_norm import affine_norm, norm_backward
 
 MAX_CHANNELS = 256
 _EPS = 1e-5
 _SHARES = 128  # of the pairs, for the weight gradients
-
-
-@triton.jit
-def _affine_norm(x, w_ptr, b_ptr, cols, c, eps):
-    """LN of a float32 tile [ROWS, C]: value, x_hat, 1/σ and the scale."""
-    mean = tl.sum(x, 1) / c
-    centred = tl.where((cols < c)[None, :], x - mean[:, None], 0.0)
-    rstd = tl.rsqrt(tl.sum(centred * centred, 1) / c + eps)
-    hat = centred * rstd[:, None]
-    w = tl.load(w_ptr + cols, mask=cols < c, other=0.0).to(tl.float32)
-    b = tl.load(b_ptr + cols, mask=cols < c, other=0.0).to(tl.float32)
-    return hat * w[None, :] + b[None, :], hat, rstd, w
-
-
-@triton.jit
-def _norm_backward(d, hat, rstd, w, c):
-    g = d * w[None, :]
-    return (g - tl.sum(g, 1)[:, None] / c - hat * (tl.sum(g * hat, 1)[:, None] / c)) * rstd[:, None]
 
 
 @triton.jit
@@ -68,7 +51,7 @@ def _project(z_ptr, mask_ptr, nw_ptr, nb_ptr, w_ptr, a_ptr, b_ptr, n, c, eps,
     z_ptr += batch * size * c
     inside = (rows < size)[:, None] & (cols < c)[None, :]
     z = tl.load(z_ptr + rows[:, None].to(tl.int64) * c + cols[None, :], mask=inside, other=0.0)
-    x, _, _, _ = _affine_norm(z.to(tl.float32), nw_ptr, nb_ptr, cols, c, eps)
+    x, _, _, _ = affine_norm(z.to(tl.float32), nw_ptr, nb_ptr, cols, c, eps)
     x = x.to(z.dtype)
     keep = _pair_mask(mask_ptr + batch * n, rows, n)
     square = c * c
@@ -94,9 +77,9 @@ def _normed_pair(z_ptr, p_ptr, niw_ptr, nib_ptr, now_ptr, nob_ptr, batch, rows, 
     inside = (rows < size)[:, None] & (cols < c)[None, :]
     at = (batch * size + rows[:, None].to(tl.int64)) * c + cols[None, :]
     z = tl.load(z_ptr + at, mask=inside, other=0.0)
-    x, _, _, _ = _affine_norm(z.to(tl.float32), niw_ptr, nib_ptr, cols, c, eps)
+    x, _, _, _ = affine_norm(z.to(tl.float32), niw_ptr, nib_ptr, cols, c, eps)
     product = tl.load(p_ptr + (batch * c + cols[None, :]) * size + rows[:, None], mask=inside, other=0.0)
-    y, hat, rstd, w = _affine_norm(product.to(tl.float32), now_ptr, nob_ptr, cols, c, eps)
+    y, hat, rstd, w = affine_norm(product.to(tl.float32), now_ptr, nob_ptr, cols, c, eps)
     return x.to(z.dtype), y.to(z.dtype), hat, rstd, w
 
 
@@ -156,7 +139,7 @@ def _gate_out_backward(dy_ptr, z_ptr, p_ptr, niw_ptr, nib_ptr, now_ptr, nob_ptr,
     program = batch * tl.num_programs(0) + tl.program_id(0)
     tl.store(dnow_ptr + program * c + cols, tl.sum(d * hat, 0), mask=cols < c)
     tl.store(dnob_ptr + program * c + cols, tl.sum(d, 0), mask=cols < c)
-    d = _norm_backward(d, hat, rstd, w, c)
+    d = norm_backward(d, hat, rstd, w, c)
     inside = (rows < size)[:, None] & (cols < c)[None, :]
     tl.store(
         dp_ptr + (batch * c + cols[None, :]) * size + rows[:, None],
@@ -218,7 +201,7 @@ def _project_backward(da_ptr, db_ptr, dx_ptr, z_ptr, mask_ptr, nw_ptr, nb_ptr, w
     inside = (rows < size)[:, None] & (cols < c)[None, :]
     at = (batch * size + rows[:, None].to(tl.int64)) * c + cols[None, :]
     z = tl.load(z_ptr + at, mask=inside, other=0.0)
-    x, hat, rstd, w = _affine_norm(z.to(tl.float32), nw_ptr, nb_ptr, cols, c, eps)
+    x, hat, rstd, w = affine_norm(z.to(tl.float32), nw_ptr, nb_ptr, cols, c, eps)
     x = x.to(z.dtype)
     keep = _pair_mask(mask_ptr + batch * n, rows, n)
     d = tl.load(dx_ptr + at, mask=inside, other=0.0).to(tl.float32)
@@ -237,7 +220,7 @@ def _project_backward(da_ptr, db_ptr, dx_ptr, z_ptr, mask_ptr, nw_ptr, nb_ptr, w
     program = batch * tl.num_programs(0) + tl.program_id(0)
     tl.store(dnw_ptr + program * c + cols, tl.sum(d * hat, 0), mask=cols < c)
     tl.store(dnb_ptr + program * c + cols, tl.sum(d, 0), mask=cols < c)
-    tl.store(dz_ptr + at, _norm_backward(d, hat, rstd, w, c).to(dz_ptr.dtype.element_ty), mask=inside)
+    tl.store(dz_ptr + at, norm_backward(d, hat, rstd, w, c).to(dz_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -257,7 +240,7 @@ def _project_weights(d_ptr, z_ptr, mask_ptr, nw_ptr, nb_ptr, w_ptr, dw_ptr, n, c
         inside = (rows < size)[:, None] & (cols < c)[None, :]
         at = (batch * size + rows[:, None].to(tl.int64)) * c + cols[None, :]
         z = tl.load(z_ptr + at, mask=inside, other=0.0)
-        x, _, _, _ = _affine_norm(z.to(tl.float32), nw_ptr, nb_ptr, cols, c, eps)
+        x, _, _, _ = affine_norm(z.to(tl.float32), nw_ptr, nb_ptr, cols, c, eps)
         x = x.to(z.dtype)
         keep = _pair_mask(mask_ptr + batch * n, rows, n)
         d_gate, d_value, _, _ = _gated_gradients(

@@ -214,16 +214,21 @@ def _check_same(
             if stored[name] != wanted[name]
         ],
     }
-    lines = [
-        f"  {len(names)} {what}: {', '.join(names[:_NAMES_SHOWN])}" + ", ..." * (len(names) > _NAMES_SHOWN)
-        for what, names in differences.items()
-        if names
-    ]
+    lines = difference_lines(differences)
     if lines:
         raise CheckpointError(
             f"{directory} holds another model:\n" + "\n".join(lines) + "\n"
             "Give the model settings it was trained with, or start another run with run_name=NAME."
         )
+
+
+def difference_lines(differences: dict[str, list[str]]) -> list[str]:
+    """A line for each kind of difference that has any names: how many, and the first few."""
+    return [
+        f"  {len(names)} {what}: {', '.join(names[:_NAMES_SHOWN])}" + ", ..." * (len(names) > _NAMES_SHOWN)
+        for what, names in differences.items()
+        if names
+    ]
 
 
 def _is_written_by(path: Path, writer: int) -> bool:

@@ -20,7 +20,7 @@ from rich.table import Table
 from torch import nn
 
 from foldwright.training import checkpoint
-from foldwright.training.checkpoint import RECORD, CheckpointError
+from foldwright.training.checkpoint import RECORD, CheckpointError, difference_lines
 from foldwright.training.ema import local_tensor
 
 HAND_OFF_FILE = "hand_off.json"
@@ -240,11 +240,7 @@ def _check(
             if available.get(name, shape) != shape
         ],
     }
-    lines = [
-        f"  {len(names)} {what}: {', '.join(names[:_NAMES_SHOWN])}" + ", ..." * (len(names) > _NAMES_SHOWN)
-        for what, names in differences.items()
-        if names
-    ]
+    lines = difference_lines(differences)
     if lines:
         raise CheckpointError(
             f"init_from.path: {parent} does not fit this model:\n" + "\n".join(lines) + "\n"

@@ -88,7 +88,7 @@ def hold_out(store: Store, config: ValidationConfig, wanted: list[str]) -> HeldO
 
 
 def entry_clusters(manifest: pa.Table) -> dict[str, frozenset[str]]:
-    """Clusters of the polymer chains of every entry: by homology where the store has them, else by sequence."""
+    """Clusters of every entry's polymer chains: by homology where the store has them, else by sequence."""
     column = _CLUSTERS if _CLUSTERS in manifest.column_names else _EXACT_CLUSTERS
     rows = zip(manifest["entry"].to_pylist(), manifest[column].to_pylist(), strict=True)
     return {entry: frozenset(c for c in own if not c.startswith(_LIGAND)) for entry, own in rows}
