@@ -51,3 +51,34 @@ def _normalise(v: Tensor, eps: float) -> Tensor:
 def to_frames(rotation: Tensor, origin: Tensor, x: Tensor) -> Tensor:
     """Coordinates of points x [..., M, 3] in frames i: R_i^T (x_j - o_i), [..., N, M, 3]."""
     return torch.einsum("...iab,...ija->...ijb", rotation, x[..., None, :, :] - origin[..., :, None, :])
+
+
+_SQUARINGS = 32  # resolves eigenvalues that differ by 1e-8 of their size
+
+
+@torch.no_grad()
+def best_rotation(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """The proper rotation R [..., 3, 3] that maximises tr(R M), and that maximum [...]; float64.
+
+    covariance [..., 3, 3] is M = Σ m tᵀ of centred point pairs: R turns the points m onto t. Horn's
+    quaternion method: the leading eigenvector of a symmetric 4 x 4 matrix, here by repeated squaring, a fixed number of
+    products on the device: neither a decomposition that may fail nor a wait for one. Where several rotations
+    are best (collinear points), one of them.
+    """
+    s = covariance.double()
+    trace = s.diagonal(dim1=-2, dim2=-1).sum(-1)
+    turn = torch.stack([s[..., a, b] - s[..., b, a] for a, b in ((1, 2), (2, 0), (0, 1))], -1)
+    lower = s + s.transpose(-1, -2) - trace[..., None, None] * torch.eye(3, dtype=s.dtype, device=s.device)
+    top = torch.cat([trace[..., None, None], turn[..., None, :]], -1)
+    matrix = torch.cat([top, torch.cat([turn[..., None], lower], -1)], -2)
+    shift = matrix.square().sum((-2, -1)).sqrt()[..., None, None]
+    identity = torch.eye(4, dtype=s.dtype, device=s.device)
+    power = matrix + torch.where(shift > 0, shift, 1.0) * identity  # no eigenvalue is negative any more
+    for _ in range(_SQUARINGS):
+        power = power / power.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+        power = power @ power
+    largest = power.diagonal(dim1=-2, dim2=-1).argmax(-1)[..., None, None].expand(*power.shape[:-1], 1)
+    q = torch.gather(power, -1, largest)[..., 0]
+    q = q / q.norm(dim=-1, keepdim=True)
+    gain = (q[..., None, :] @ matrix @ q[..., :, None])[..., 0, 0]
+    return rotation_from_quaternion(q), gain

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from foldwright.batch import Batch
+from foldwright.geometry import best_rotation
 
 MIN_POINTS = 3  # fewer shared resolved points define no superposition
 _MIN_ANCHOR = 4  # resolved tokens of a polymer that may be the anchor
@@ -224,12 +225,9 @@ def superpose(moments: Moments) -> Superposition:
     p, t = moments.p / n[..., None], moments.t / n[..., None]
     cross = moments.cross - n[..., None, None] * p[..., :, None] * t[..., None, :]
     square = moments.square - n * (p.square().sum(-1) + t.square().sum(-1))
-    u, s, vh = torch.linalg.svd(cross)
-    sign = torch.where(torch.linalg.det(u @ vh) < 0, -1.0, 1.0).to(s)
-    flip = torch.stack([torch.ones_like(sign), torch.ones_like(sign), sign], -1)
-    rotation = (u * flip[..., None, :]) @ vh
+    rotation, gain = best_rotation(cross.transpose(-1, -2))
     shift = p - (rotation @ t[..., None])[..., 0]
-    return Superposition(rotation, shift, (square - 2 * (s * flip).sum(-1)).clamp(min=0))
+    return Superposition(rotation, shift, (square - 2 * gain).clamp(min=0))
 
 
 # --- atoms ---

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from foldwright.geometry import best_rotation
 from foldwright.kernels.registry import register
 from foldwright.randomness import uniform
 
+_RANK_ONE = 1e-6  # σ₂ / σ₁ of a covariance below which a rotation is undefined
 MASKED = -1e9  # added to the logits of masked keys; finite in bfloat16 and float32
 
 
@@ -180,20 +182,18 @@ def weighted_rigid_align(moving: Tensor, target: Tensor, weight: Tensor) -> Tens
     """AF3 Algorithm 28: the proper rigid motion of `moving` nearest to `target`, without gradient.
 
     moving, target [..., A, 3] Å; weight [..., A] >= 0, zero where an atom does not count. Float32 or float64.
-    Sets of rank below two (fewer than three atoms, collinear atoms) are only centred.
+    Sets of rank below two (fewer than three atoms, collinear atoms) are only centred. No host waits for it.
     """
     total = weight.sum(-1)[..., None, None].clamp(min=1e-8)
     w = weight[..., None]
     mean_moving = (moving * w).sum(-2, keepdim=True) / total
     mean_target = (target * w).sum(-2, keepdim=True) / total
     centred = moving - mean_moving
-    covariance = (((target - mean_target) * w).transpose(-1, -2) @ centred) / total
-    u, s, vt = torch.linalg.svd(covariance)
-    flip = torch.ones_like(s)
-    flip[..., 2] = torch.det(u @ vt).sign()
-    rotation = u @ (flip[..., None] * vt)
-    degenerate = s[..., 1] <= 1e-6 * s[..., 0].clamp(min=1e-12)
+    covariance = (centred.transpose(-1, -2) @ ((target - mean_target) * w)).double() / total
+    rotation, _ = best_rotation(covariance)
+    minors = torch.linalg.cross(covariance, covariance.roll(1, -2))  # ‖minors‖ ~ σ₁ σ₂
+    flat = minors.square().sum((-2, -1)).sqrt() <= _RANK_ONE * covariance.square().sum((-2, -1))
     rotation = torch.where(
-        degenerate[..., None, None], torch.eye(3, dtype=u.dtype, device=u.device), rotation
+        flat[..., None, None], torch.eye(3, dtype=rotation.dtype, device=rotation.device), rotation
     )
-    return centred @ rotation.transpose(-1, -2) + mean_target
+    return centred @ rotation.to(moving.dtype).transpose(-1, -2) + mean_target
