@@ -61,9 +61,9 @@ def best_rotation(covariance: Tensor) -> tuple[Tensor, Tensor]:
     """The proper rotation R [..., 3, 3] that maximises tr(R M), and that maximum [...]; float64.
 
     covariance [..., 3, 3] is M = Σ m tᵀ of centred point pairs: R turns the points m onto t. Horn's
-    quaternion method: the leading eigenvector of a symmetric 4 x 4 matrix, here by repeated squaring, a fixed number of
-    products on the device: neither a decomposition that may fail nor a wait for one. Where several rotations
-    are best (collinear points), one of them.
+    quaternion method: the leading eigenvector of a symmetric 4 x 4 matrix, here by repeated squaring, a fixed
+    number of products on the device: neither a decomposition that may fail nor a wait for one. Where several
+    rotations are best (collinear points), one of them.
     """
     s = covariance.double()
     trace = s.diagonal(dim1=-2, dim2=-1).sum(-1)

@@ -52,9 +52,17 @@ class Superposition(NamedTuple):
     residual: Tensor
 
 
+class Labels(NamedTuple):
+    """Ground truth of a crop: coordinates [B, A, 3] Å, resolved [B, A], and which bonds count [B, K]."""
+
+    atom_coords: Tensor
+    atom_resolved: Tensor
+    bond_mask: Tensor
+
+
 @torch.no_grad()
-def permute_truth(batch: Batch, x_BA3: Tensor) -> Batch:
-    """The batch with `atom_coords`, `atom_resolved` and `bond_mask` of the best relabelling.
+def permuted_labels(batch: Batch, x_BA3: Tensor) -> Labels:
+    """The labels of the best relabelling.
 
     x_BA3: predicted coordinates in Å, of the mini-rollout; any rigid motion of them gives the same result.
     """
@@ -65,12 +73,12 @@ def permute_truth(batch: Batch, x_BA3: Tensor) -> Batch:
     resolved_BA = torch.gather(resolved_BA, 1, source_BA)
     ends_BK2 = batch.bond_atoms.long().flatten(1)
     bond_resolved = torch.gather(resolved_BA, 1, ends_BK2).view(*batch.bond_atoms.shape).all(-1)
-    return replace(
-        batch,
-        atom_coords=coords_BA3,
-        atom_resolved=resolved_BA,
-        bond_mask=batch.bond_mask & bond_resolved,
-    )
+    return Labels(coords_BA3, resolved_BA, batch.bond_mask & bond_resolved)
+
+
+def permute_truth(batch: Batch, x_BA3: Tensor) -> Batch:
+    """The batch with the labels of the best relabelling; see `permuted_labels`."""
+    return replace(batch, **permuted_labels(batch, x_BA3)._asdict())
 
 
 def truth_of_copies(batch: Batch, copies_BG: Tensor) -> tuple[Tensor, Tensor]:

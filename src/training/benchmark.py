@@ -2,8 +2,9 @@
 """Time, memory and MFU of a whole structure step (forward, losses, backward, clip, Adam, EMA) on one device.
 
 The batch is synthetic, of exactly the sizes of the first curriculum phase. Times are medians over repeats
-after warm-up, by CUDA events on a GPU; the breakdown comes from module hooks of the same steps. Launches are
-counted by the profiler in a step of their own.
+after warm-up, by CUDA events on a GPU, of captured graphs where the configuration says so. The breakdown
+comes from module hooks, so from a step that runs kernel by kernel. Kernels are counted by the profiler in a
+step of their own.
 """
 
 from __future__ import annotations
@@ -37,8 +38,10 @@ from foldwright.training.checkpoint import code_version
 from foldwright.training.config import TrainConfig, compose_config
 from foldwright.training.curriculum import Curriculum
 from foldwright.training.ema import averaged_copy, update_average
-from foldwright.training.optim import build_adam, clip_gradients, set_learning_rate
-from foldwright.training.step import step_losses
+from foldwright.training.gradients import FlatGradients
+from foldwright.training.graphs import Eager, Execution, Graphed
+from foldwright.training.optim import build_adam, set_learning_rate
+from foldwright.training.step import Apart, step_losses
 
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}  # dense bfloat16, vendors' data sheets
 TIMED_MODULES = ("trunk.embedder", "trunk.template", "trunk.msa", "trunk.pairformer", "diffusion")
@@ -116,6 +119,7 @@ class StepBenchmark:
             self.network = AlphaFold3(config.model, self.ops).train()
         set_checkpointing(self.network, config.trainer.activation_checkpointing)
         self.average = averaged_copy(self.network)
+        self.gradients = FlatGradients(self.network.parameters())
         self.optimizer = build_adam(self.network.parameters(), config.optimizer)
         set_learning_rate(self.optimizer, 1e-5)
         self.sizes = StepSizes(
@@ -135,51 +139,51 @@ class StepBenchmark:
             s.tokens, s.atoms, n_rows=s.msa_rows, n_cycles=n_cycles, n_templates=s.templates
         )
 
-    def step(self, clock: Clock) -> None:
+    def losses(self, batch: Batch, n_samples: int, apart: Apart) -> dict[str, torch.Tensor]:
+        c = self.config
+        return step_losses(
+            self.network, batch, n_samples, c.seed, c.noise, c.losses, c.rollout, self.ops, apart
+        )
+
+    def step(self, clock: Clock, execution: Execution) -> None:
         """One whole training step, timed by region."""
         config = self.config
         with clock.region("step"):
             with clock.region("forward and losses"):
-                terms = step_losses(
-                    self.network,
-                    self.batch,
-                    self.phase.diffusion_samples,
-                    config.seed,
-                    config.noise,
-                    config.losses,
-                    config.rollout,
-                    self.ops,
-                )
+                terms = execution.forward(self.batch, self.phase.diffusion_samples)
             with clock.region("backward"):
-                terms["loss"].backward()
+                self.gradients.zero()
+                execution.backward(terms["loss"])
             with clock.region("optimiser"):
-                clip_gradients(self.network.parameters(), config.optimizer.clip_norm)
+                self.gradients.clip(config.optimizer.clip_norm)
                 self.optimizer.step()
-                self.optimizer.zero_grad(set_to_none=True)
                 update_average(self.average, self.network, config.ema.decay)
 
-    def run(self, repeats: int, warmup: int = 2) -> StepReport:
-        """Time `repeats` steps one by one; then profile one more for launches."""
+    def run(self, repeats: int, warmup: int = 3) -> StepReport:
+        """Time `repeats` steps one by one; then profile one more for its kernels."""
+        on_gpu = self.device.type == "cuda"
+        eager = Eager(self.losses)
+        execution = Graphed(self.losses, 1.0) if on_gpu and self.config.trainer.graphs else eager
         for _ in range(warmup):
-            self.step(Clock(self.device))
-        if self.device.type == "cuda":
+            self.step(Clock(self.device), execution)
+        if on_gpu:
             torch.cuda.reset_peak_memory_stats()
         clocks = [Clock(self.device) for _ in range(repeats)]
         for clock in clocks:
-            self.step(clock)
+            self.step(clock, execution)
         seconds = [clock.seconds()["step"] for clock in clocks]
-        peak = torch.cuda.max_memory_allocated() / 2**30 if self.device.type == "cuda" else float("nan")
-        launches, busy = self._profile() if self.device.type == "cuda" else (None, None)
+        peak = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else float("nan")
+        launches, busy = self._profile(execution) if on_gpu else (None, None)
         watched = Clock(self.device)
         watched.watch(self.network, TIMED_MODULES)
-        self.step(watched)
+        self.step(watched, eager)
         return self._report(seconds, peak, watched.seconds(), launches, busy)
 
-    def _profile(self) -> tuple[int, float]:
-        """Kernel launches of one step and the seconds the GPU worked in it."""
+    def _profile(self, execution: Execution) -> tuple[int, float]:
+        """Kernels of one step and the seconds the GPU worked in it."""
         activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
         with torch.profiler.profile(activities=activities, acc_events=True) as profiler:
-            self.step(Clock(self.device))
+            self.step(Clock(self.device), execution)
             torch.cuda.synchronize()
         kernels = [e for e in profiler.events() if e.device_type == torch.autograd.DeviceType.CUDA]
         return len(kernels), sum(event.device_time_total for event in kernels) / 1e6
@@ -223,7 +227,7 @@ def print_report(report: StepReport, console: Console) -> None:
     table.add_row("model TFLOP", f"{report.model_flops / 1e12:.1f}")
     table.add_row("MFU", "unknown peak" if report.mfu is None else f"{100 * report.mfu:.2f} %")
     if report.launches is not None:
-        table.add_row("kernel launches", f"{report.launches:,}")
+        table.add_row("kernels", f"{report.launches:,}")
         table.add_row("GPU busy, s", f"{report.gpu_busy_seconds:.3f}")
     for name, seconds in report.breakdown.items():
         table.add_row(f"  {name}, s", f"{seconds:.3f}")

@@ -22,10 +22,12 @@ from foldwright.model import AlphaFold3
 from foldwright.training.config import TrainConfig
 from foldwright.training.curriculum import Curriculum
 from foldwright.training.ema import averaged_copy, update_average
+from foldwright.training.gradients import FlatGradients, Gradients, ShardedGradients
+from foldwright.training.graphs import Eager, Execution, Graphed
 from foldwright.training.hand_off import freeze
-from foldwright.training.optim import build_adam, clip_gradients, learning_rate, set_learning_rate
+from foldwright.training.optim import build_adam, learning_rate, set_learning_rate
 from foldwright.training.parallel import mean_over_ranks, shard
-from foldwright.training.step import step_losses
+from foldwright.training.step import Apart, step_losses
 
 
 class StructureTraining(L.LightningModule):
@@ -37,6 +39,8 @@ class StructureTraining(L.LightningModule):
 
     network: AlphaFold3
     average: AlphaFold3
+    gradients: Gradients
+    execution: Execution
 
     def __init__(self, config: TrainConfig, ops: Ops) -> None:
         super().__init__()
@@ -64,24 +68,34 @@ class StructureTraining(L.LightningModule):
         self.network, self.average = network, average
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam; the weights are on their device by now, so the gradients get their place too."""
+        sharded = self.device_mesh is not None
+        self.gradients = (ShardedGradients if sharded else FlatGradients)(self.network.parameters())
         return build_adam(self.network.parameters(), self.config.optimizer)
+
+    def on_train_start(self) -> None:
+        captured = self.config.trainer.graphs and self.device.type == "cuda" and self.device_mesh is None
+        scale = 1.0 / self.trainer.accumulate_grad_batches
+        self.execution = Graphed(self._losses, scale) if captured else Eager(self._losses)
+
+    def _losses(self, batch: Batch, n_samples: int, apart: Apart) -> dict[str, Tensor]:
+        c = self.config
+        return step_losses(
+            self.network, batch, n_samples, c.seed, c.noise, c.losses, c.rollout, self.ops, apart
+        )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch; `record` follows once the step's last batch has run."""
-        phase = self.curriculum.at(self.global_step)
-        terms = step_losses(
-            self.network,
-            batch,
-            phase.diffusion_samples,
-            self.config.seed,
-            self.config.noise,
-            self.config.losses,
-            self.config.rollout,
-            self.ops,
-        )
-        terms["n_cycles"] = torch.tensor(float(batch.msa.shape[1]), device=batch.device)
+        terms = self.execution.forward(batch, self.curriculum.at(self.global_step).diffusion_samples)
+        terms["n_cycles"] = torch.full((), float(batch.msa.shape[1]), device=batch.device)
         self._terms.append({name: term.detach() for name, term in terms.items()})
         return terms["loss"]
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
+        self.gradients.zero()
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        self.execution.backward(loss)
 
     def configure_gradient_clipping(
         self,
@@ -90,7 +104,8 @@ class StructureTraining(L.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip, then decide for all ranks alike whether the step counts: no gradients, no update."""
-        norm = clip_gradients(self.network.parameters(), self.config.optimizer.clip_norm)
+        self.gradients.average_over_ranks()
+        norm = self.gradients.clip(self.config.optimizer.clip_norm)
         names = list(self._terms[0])
         terms = torch.stack([torch.stack([term[name].float() for name in names]) for term in self._terms])
         means = mean_over_ranks(terms.mean(dim=0))  # a NaN or infinity of any rank reaches every rank
@@ -101,7 +116,7 @@ class StructureTraining(L.LightningModule):
         self.record |= {"lr": optimizer.param_groups[0]["lr"], "skipped": float(not is_finite)}
         self._count_skip(is_finite)
         if not is_finite:
-            optimizer.zero_grad(set_to_none=True)
+            self.gradients.withhold()
 
     def optimizer_step(
         self,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AF3's optimiser: Adam, its learning-rate schedule and global-norm clipping (SI 5.4).
+"""AF3's optimiser: Adam and its learning-rate schedule (SI 5.4).
 
 The learning rate is a pure function of the step, so a resumed run needs no scheduler state.
 """
@@ -10,8 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch import nn
 
 
 @dataclass
@@ -69,12 +68,3 @@ def build_adam(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> t
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = lr
-
-
-def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
-    """Scale gradients in place to a global norm of at most `max_norm`; the norm before, float32 scalar.
-
-    Sharded gradients count whole, so every rank gets the same norm.
-    """
-    norm = torch.nn.utils.clip_grad_norm_(list(parameters), max_norm)
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm

@@ -57,6 +57,7 @@ class TrainerConfig:
     batch_per_device: int = 1
     max_steps: int | None = None
     activation_checkpointing: bool = True
+    graphs: bool = True  # replay captured CUDA graphs: on a GPU, where weights are not sharded
 
 
 @dataclass(frozen=True)
@@ -126,12 +127,21 @@ class ShardedDataParallel(ModelParallelStrategy):
                 module.set_requires_gradient_sync(True, recurse=False)
 
 
+class Replicated(DDPStrategy):
+    """One process a device, each with all weights. Processes and group are DDP's; the module is not wrapped:
+    its gradients lie in one buffer and are averaged once a step (`FlatGradients`).
+    """
+
+    def configure_ddp(self) -> None:
+        """No wrapper: weights are the same everywhere, drawn from the seed or read from a checkpoint."""
+
+
 def build_strategy(layout: Layout) -> Strategy:
     """The Lightning strategy of a layout."""
     if layout.sharding is Sharding.fsdp:
         return ShardedDataParallel(layout.world_size)
     if layout.sharding is Sharding.ddp:
-        return DDPStrategy(gradient_as_bucket_view=True, broadcast_buffers=False)
+        return Replicated()
     return SingleDeviceStrategy("cuda:0" if layout.device_type == "cuda" else "cpu")
 
 

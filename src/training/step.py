@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +15,7 @@ from foldwright.diffusion.noise import NoiseConfig, NoisedSamples, noise_samples
 from foldwright.diffusion.sampler import SamplerConfig
 from foldwright.kernels import Ops
 from foldwright.losses import LossConfig, confidence_loss, structure_loss
-from foldwright.permutation import permute_truth
+from foldwright.permutation import Labels, permuted_labels
 from foldwright.randomness import key
 
 
@@ -28,6 +30,17 @@ class RolloutConfig:
     sampler: SamplerConfig = field(default_factory=lambda: SamplerConfig(steps=20))
 
 
+class Apart(Protocol):
+    """How a function of a batch and a structure is run in the middle of a step."""
+
+    def __call__(self, function: Callable[[Batch, Tensor], Labels], batch: Batch, x: Tensor) -> Labels: ...
+
+
+def directly(function: Callable[[Batch, Tensor], Labels], batch: Batch, x: Tensor) -> Labels:
+    """Like any other call."""
+    return function(batch, x)
+
+
 def step_losses(
     network: nn.Module,
     batch: Batch,
@@ -37,10 +50,12 @@ def step_losses(
     losses: LossConfig,
     rollout: RolloutConfig,
     ops: Ops,
+    apart: Apart = directly,
 ) -> dict[str, Tensor]:
     """Scalars of one batch, `loss` first: one trunk pass an example, `n_samples` noised copies of each.
 
-    Everything random is keyed by (seed, sample number). Nothing is noised where no loss asks for it.
+    Everything random is keyed by (seed, sample number). Nothing is noised where no loss asks for it. `apart`
+    runs what cannot be part of a captured graph: sizes of the permutation vary from example to example.
     """
     seed_B = key(batch.sample_number, seed)
     truth, noised = batch, None
@@ -48,7 +63,8 @@ def step_losses(
     def noising(x_rollout: Tensor | None) -> NoisedSamples | None:
         nonlocal truth, noised
         if x_rollout is not None:  # a step whose rollout is not finite is skipped later, by its loss
-            truth = permute_truth(batch, torch.nan_to_num(x_rollout, 0.0, 0.0, 0.0))
+            labels = apart(permuted_labels, batch, torch.nan_to_num(x_rollout, 0.0, 0.0, 0.0))
+            truth = replace(batch, **labels._asdict())
         if losses.diffusion:
             noised = noise_samples(truth, n_samples, noise, key(seed_B, "noise"))
         return noised

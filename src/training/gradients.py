@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gradients of a network: zeroed, averaged over ranks, clipped, withheld from the optimiser.
+
+Replicated weights have theirs in one flat buffer, so that each of these is one operation. Parameters keep
+their `.grad`, a view of the buffer: a captured backward pass always adds to the same memory, and replicas
+meet once a step, in one all-reduce, whatever their batches were. Sharded weights have FSDP2's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from foldwright.training.parallel import is_distributed
+
+
+class Gradients(Protocol):
+    """Of the parameters that are trained."""
+
+    def zero(self) -> None:
+        """Before the first backward pass of a step."""
+
+    def average_over_ranks(self) -> None:
+        """After the last: every rank has the mean of all."""
+
+    def clip(self, max_norm: float) -> Tensor:
+        """Scale to a global norm of at most `max_norm`; the norm before, a scalar, the same on all ranks."""
+
+    def withhold(self) -> None:
+        """No `.grad` until the next `zero`: the optimiser passes over every parameter."""
+
+
+class FlatGradients:
+    """One buffer, on the parameters' device and in their (one) dtype."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        first = self.parameters[0]
+        self.flat = torch.zeros(
+            sum(p.numel() for p in self.parameters), dtype=first.dtype, device=first.device
+        )
+        shapes = [p.shape for p in self.parameters]
+        pieces = self.flat.split([p.numel() for p in self.parameters])
+        self._views = [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
+        self.zero()
+
+    def zero(self) -> None:
+        self.flat.zero_()
+        for parameter, view in zip(self.parameters, self._views, strict=True):
+            parameter.grad = view
+
+    def average_over_ranks(self) -> None:
+        if is_distributed():
+            dist.all_reduce(self.flat)
+            self.flat /= dist.get_world_size()
+
+    def clip(self, max_norm: float) -> Tensor:
+        norm = torch.linalg.vector_norm(self.flat)
+        self.flat *= (max_norm / (norm + 1e-6)).clamp(max=1.0)
+        return norm
+
+    def withhold(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
+
+
+class ShardedGradients:
+    """Each parameter's own, which FSDP2 averages as it shards them."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
+
+    def zero(self) -> None:
+        self.withhold()
+
+    def average_over_ranks(self) -> None:
+        pass
+
+    def clip(self, max_norm: float) -> Tensor:
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, max_norm)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+    def withhold(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A training step as CUDA graphs: captured once per shape, then replayed by a few launches.
+
+A step launches some hundred thousand kernels, more than a host can issue in the time that they take. Shapes
+are static by bucket, so forward and backward are recorded and replayed. The first batch of a shape runs as
+usual and is its own warm-up; the second is captured; all graphs share one memory pool, since only one runs at
+a time. What cannot be captured, because its sizes change with every example, runs between two graphs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from foldwright.batch import SCHEMA, Batch
+from foldwright.permutation import Labels
+from foldwright.training.step import Apart, directly
+
+VARIABLE_AXES = frozenset("GFYV")  # of the truths that could be exchanged: read by the permutation alone
+_CAPTURED = frozenset(name for name, feature in SCHEMA.items() if not VARIABLE_AXES & {*feature.axes})
+
+Losses = Callable[[Batch, int, Apart], dict[str, Tensor]]
+"""(batch, number of noised copies, apart) -> scalars, `loss` among them."""
+_Permutation = Callable[[Batch, Tensor], Labels]
+
+
+class Execution(Protocol):
+    """How a batch's forward and backward are run."""
+
+    def forward(self, batch: Batch, n_samples: int) -> dict[str, Tensor]:
+        """Scalars of a batch."""
+        ...
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of the last forward's loss, given as the trainer scaled it."""
+        ...
+
+
+class Eager:
+    """Kernel by kernel."""
+
+    def __init__(self, losses: Losses) -> None:
+        self.losses = losses
+
+    def forward(self, batch: Batch, n_samples: int) -> dict[str, Tensor]:
+        return self.losses(batch, n_samples, directly)
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+
+class Graphed:
+    """By CUDA graphs. `scale` is what the trainer multiplies a loss by: one over the accumulated batches.
+
+    Gradients must stay in the same memory from step to step (`FlatGradients`).
+    """
+
+    def __init__(self, losses: Losses, scale: float) -> None:
+        self.losses, self.scale = losses, scale
+        self._pool = torch.cuda.graph_pool_handle()
+        self._recordings: dict[Hashable, _Recording | None] = {}
+        self._current: _Recording | None = None
+
+    def forward(self, batch: Batch, n_samples: int) -> dict[str, Tensor]:
+        key = (n_samples, *(getattr(batch, name).shape for name in sorted(_CAPTURED)))
+        if key not in self._recordings:
+            self._recordings[key] = None
+            return self.losses(batch, n_samples, directly)
+        self._current = self._recordings[key]
+        if self._current is None:
+            self._current = self._recordings[key] = _Recording(self._pool, batch)
+            return self._current.record(self.losses, n_samples, self.scale)
+        return self._current.replay(batch)
+
+    def backward(self, loss: Tensor) -> None:
+        if self._current is None:
+            loss.backward()
+        else:
+            self._current.backward.replay()
+            self._current = None
+
+
+class _Recording:
+    """The graphs of one shape, the batch they read and the scalars they write."""
+
+    def __init__(self, pool: torch.cuda._POOL_HANDLE, batch: Batch) -> None:
+        self.pool = pool
+        self.batch = batch.map(torch.clone)
+        self.segments: list[torch.cuda.CUDAGraph] = []
+        self.between: list[tuple[_Permutation, Tensor, Labels]] = []  # function, its structure, its result
+        self.backward = torch.cuda.CUDAGraph()
+        self.terms: dict[str, Tensor] = {}
+        self._capturing: torch.cuda.graph | None = None
+
+    def record(self, losses: Losses, n_samples: int, scale: float) -> dict[str, Tensor]:
+        """Capture, and run segment by segment: capturing computes nothing by itself."""
+        self._begin()
+        terms = losses(self.batch, n_samples, self._apart)
+        loss = terms["loss"] * scale
+        self._end()
+        with torch.cuda.graph(self.backward, pool=self.pool, capture_error_mode="thread_local"):
+            loss.backward()
+        self.terms = {name: term.detach() for name, term in terms.items()}
+        return self._results()
+
+    def replay(self, batch: Batch) -> dict[str, Tensor]:
+        """Compute anew, for another batch of the same shape."""
+        for name in SCHEMA:
+            if name in _CAPTURED:
+                getattr(self.batch, name).copy_(getattr(batch, name), non_blocking=True)
+            else:
+                setattr(self.batch, name, getattr(batch, name))
+        self.segments[0].replay()
+        for (function, x, kept), segment in zip(self.between, self.segments[1:], strict=True):
+            for old, new in zip(kept, function(self.batch, x), strict=True):
+                old.copy_(new)
+            segment.replay()
+        return self._results()
+
+    def _results(self) -> dict[str, Tensor]:
+        """Copies, since the next batch overwrites the originals."""
+        return {name: term.clone() for name, term in self.terms.items()}
+
+    def _apart(self, function: _Permutation, batch: Batch, x: Tensor) -> Labels:
+        self._end()
+        labels = function(batch, x)
+        self.between.append((function, x, labels))
+        self._begin()
+        return labels
+
+    def _begin(self) -> None:
+        graph = torch.cuda.CUDAGraph()
+        self.segments.append(graph)
+        self._capturing = torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local")
+        self._capturing.__enter__()
+
+    def _end(self) -> None:
+        assert self._capturing is not None
+        self._capturing.__exit__(None, None, None)
+        self._capturing = None
+        self.segments[-1].replay()
