@@ -55,8 +55,7 @@ class DiffusionTransformerBlock(nn.Module):
 
     def forward(self, a: Tensor, s: Tensor, bias: Tensor) -> Tensor:
         """a [B, D, N, c_token] residual stream, s [B, D, N, c_s], bias [B, H, N, N]."""
-        a = a + self.attention(a, s, bias)
-        return a + self.transition(a, s)
+        return self.transition(self.attention(a, s, bias), s)
 
 
 class DiffusionTransformer(Stack):

@@ -52,13 +52,28 @@ def adaptive_layer_norm(
     return torch.sigmoid(linear(s, w_scale, b_scale)) * a + linear(s, w_shift)
 
 
+@register("gated_residual", "reference")
+def gated_residual(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
+    """x + σ(gate) ⊙ update: the gated branches of AF3 Algorithms 24 and 25.
+
+    x, update [B, D, N, c]; gate [B, 1 or D, N, c]. The residual stream x may be wider than the update.
+    """
+    return x + torch.sigmoid(gate) * update
+
+
+@register("swiglu", "reference")
+def swiglu(h: Tensor) -> Tensor:
+    """swish(h₁) ⊙ h₂ of the two halves of h [..., 2 n]: [..., n] (AF3 Algorithm 25)."""
+    a, b = h.chunk(2, dim=-1)
+    return F.silu(a) * b
+
+
 @register("transition", "reference")
 def transition(x: Tensor, norm_w: Tensor, norm_b: Tensor, w_in: Tensor, w_out: Tensor) -> Tensor:
     """AF3 Algorithm 11 (SwiGLU). x [..., c], w_in [2 n c, c] (a above b), w_out [c, n c]; returns the
     update.
     """
-    a, b = linear(layer_norm(x, norm_w, norm_b), w_in).chunk(2, dim=-1)
-    return linear(F.silu(a) * b, w_out)
+    return linear(swiglu(linear(layer_norm(x, norm_w, norm_b), w_in)), w_out)
 
 
 @register("triangle_multiplication", "reference")

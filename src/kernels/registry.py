@@ -39,6 +39,8 @@ class Ops:
 
     layer_norm: Callable[..., torch.Tensor]
     adaptive_layer_norm: Callable[..., torch.Tensor]
+    gated_residual: Callable[..., torch.Tensor]
+    swiglu: Callable[..., torch.Tensor]
     transition: Callable[..., torch.Tensor]
     triangle_multiplication: Callable[..., torch.Tensor]
     triangle_attention: Callable[..., torch.Tensor]
@@ -103,6 +105,10 @@ def _load_implementations() -> None:
             "triton_transition",
             "triton_attention",
             "triton_triangle_multiplication",
+            "triton_adaptive_layer_norm",
+            "triton_gates",
+            "triton_dropout",
+            "triton_smooth_lddt",
         ]
     for name in names:
         import_module(f"foldwright.kernels.{name}")

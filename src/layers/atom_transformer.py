@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from foldwright.kernels import Ops
@@ -33,7 +32,7 @@ class AtomTransformerConfig:
 
 
 class WindowAttention(nn.Module):
-    """AF3 Algorithm 24 in windows; update of q [B, D, A, c] given c_l [B, 1 or D, A, c]."""
+    """AF3 Algorithm 24 in windows, with its residual: q [B, D, A, c] given c_l [B, 1 or D, A, c] -> q."""
 
     def __init__(self, channels: int, heads: int, ops: Ops) -> None:
         super().__init__()
@@ -53,7 +52,7 @@ class WindowAttention(nn.Module):
         keys_values = key_windows(self.key_value(self.adaln_key(q_atoms, c_atoms)))
         k, v = keys_values.unflatten(-1, (2, self.heads, -1)).unbind(-3)
         out = self.ops.window_attention(q, k, v, bias, query_windows(self.gate(queries)))
-        return torch.sigmoid(self.out_gate(c_atoms)) * self.out(out.flatten(-3, -2))
+        return self.ops.gated_residual(q_atoms, self.out(out.flatten(-3, -2)), self.out_gate(c_atoms))
 
 
 class AtomTransformerBlock(nn.Module):
@@ -65,8 +64,7 @@ class AtomTransformerBlock(nn.Module):
         self.transition = ConditionedTransition(channels, channels, config.expansion, ops)
 
     def forward(self, q: Tensor, c: Tensor, bias: Tensor) -> Tensor:
-        q = q + self.attention(q, c, bias)
-        return q + self.transition(q, c)
+        return self.transition(self.attention(q, c, bias), c)
 
 
 class AtomTransformer(Stack):

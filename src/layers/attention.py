@@ -73,7 +73,7 @@ class AttentionPairBias(nn.Module):
 
 
 class ConditionedAttentionPairBias(nn.Module):
-    """AF3 Algorithm 24 with AdaLN conditioning; update of a [B, D, N, c_a] given s [B, D, N, c_s].
+    """AF3 Algorithm 24 with AdaLN conditioning and residual: a [B, D, N, c_a] given s [B, D, N, c_s] -> a.
 
     The output projection has the normal initialisation, the gate starts at σ(-2) (as DeepMind's code).
     """
@@ -89,8 +89,8 @@ class ConditionedAttentionPairBias(nn.Module):
         self.out_gate = Linear(c_s, c_a, bias=True, init="adaln_zero_gate")
 
     def forward(self, a: Tensor, s: Tensor, bias: Tensor) -> Tensor:
-        a = self.adaln(a, s)
-        q = self.query(a).unflatten(-1, (self.heads, -1))
-        k, v = self.key_value(a).unflatten(-1, (2, self.heads, -1)).unbind(-3)
-        out = self.ops.attention_pair_bias(q, k, v, bias, self.gate(a))
-        return torch.sigmoid(self.out_gate(s)) * self.out(out)
+        x = self.adaln(a, s)
+        q = self.query(x).unflatten(-1, (self.heads, -1))
+        k, v = self.key_value(x).unflatten(-1, (2, self.heads, -1)).unbind(-3)
+        out = self.ops.attention_pair_bias(q, k, v, bias, self.gate(x))
+        return self.ops.gated_residual(a, self.out(out), self.out_gate(s))

@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from foldwright.kernels import Ops
 from foldwright.layers.linear import Linear
@@ -29,15 +27,16 @@ class Transition(nn.Module):
 
 
 class ConditionedTransition(nn.Module):
-    """AF3 Algorithm 25; returns the update of a [..., c_a] given s [..., c_s], in the dtype of s."""
+    """AF3 Algorithm 25 with its residual: a [B, D, N, c_a] given s [B, 1 or D, N, c_s] -> a."""
 
     def __init__(self, c_a: int, c_s: int, expansion: int, ops: Ops) -> None:
         super().__init__()
+        self.ops = ops
         self.adaln = AdaLN(c_a, c_s, ops)
         self.linear_in = Linear(c_a, 2 * expansion * c_a, init="relu")
         self.linear_out = Linear(expansion * c_a, c_a)
         self.gate = Linear(c_s, c_a, bias=True, init="adaln_zero_gate")
 
     def forward(self, a: Tensor, s: Tensor) -> Tensor:
-        hidden, value = self.linear_in(self.adaln(a, s)).chunk(2, dim=-1)
-        return torch.sigmoid(self.gate(s)) * self.linear_out(F.silu(hidden) * value)
+        update = self.linear_out(self.ops.swiglu(self.linear_in(self.adaln(a, s))))
+        return self.ops.gated_residual(a, update, self.gate(s))

@@ -26,7 +26,7 @@ def test_auto_prefers_kernels_on_a_gpu():
     chosen = choices(select(KernelConfig(), "cuda"))
     assert chosen["triangle_attention"] == chosen["layer_norm"] == "triton"
     assert chosen["window_attention"] == "sdpa"
-    assert chosen["smooth_lddt"] == "reference"
+    assert chosen["outer_product_mean"] == "reference"
 
 
 def test_a_named_choice_that_cannot_run_raises():

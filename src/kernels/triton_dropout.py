@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Residual addition with shared dropout in Triton: one read of each input, one write.
+
+The mask is the reference's to the bit: the same counter-based draws (`randomness.uniform`), hashed in
+registers once a column of the mask and used for all rows that share it. The update may have any strides, so
+that a transposed one needs no copy; its gradient has the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from foldwright.kernels.launch import needs_triton, next_power_of_two
+from foldwright.kernels.registry import register
+
+_ELEMENTS = 4096  # of a tile
+_COLUMNS = 512  # of a tile, at most
+
+# splitmix64, as in randomness.py
+_GOLDEN = tl.constexpr(-7046029254386353131)
+_MIX_1 = tl.constexpr(-4658895280553007687)
+_MIX_2 = tl.constexpr(-7723592293110705685)
+
+
+@triton.jit
+def _mix(x):
+    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * _MIX_1
+    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * _MIX_2
+    return x ^ ((x >> 31) & 0x1FFFFFFFF)
+
+
+@triton.jit
+def _apply(x_ptr, u_ptr, seed_ptr, y_ptr, rate, n_shared, n_other, c, xb, xs, xo, ub, us, uo, uc,
+           yb, ys, yo, yc, HAS_X: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr):  # fmt: skip
+    """y = (x +) u ⊙ keep / (1 - rate): tile of shared rows and of (other, channel) columns of the mask."""
+    example = tl.program_id(2).to(tl.int64)
+    q = tl.program_id(0).to(tl.int64) * COLS + tl.arange(0, COLS)
+    rows = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    other, channel = q // c, q % c
+    bits = _mix(_mix(tl.load(seed_ptr + example) + q * _GOLDEN))
+    uniform = (((bits >> 40) & 0xFFFFFF).to(tl.float32) + 0.5) * 5.9604644775390625e-08
+    factor = tl.where(uniform >= rate, 1.0 / (1.0 - rate), 0.0)
+    inside = (rows < n_shared)[:, None] & (q < n_other * c)[None, :]
+    at = example * ub + rows[:, None] * us + (other * uo + channel * uc)[None, :]
+    y = tl.load(u_ptr + at, mask=inside, other=0.0).to(tl.float32) * factor[None, :]
+    if HAS_X:
+        at = example * xb + rows[:, None] * xs + (other * xo + channel)[None, :]
+        y += tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
+    at = example * yb + rows[:, None] * ys + (other * yo + channel * yc)[None, :]
+    tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=inside)
+
+
+def _launch(x: Tensor | None, update: Tensor, seed: Tensor, y: Tensor, rate: float, shared_axis: int) -> None:
+    other_axis = 3 - shared_axis
+    n_shared, n_other, c = update.shape[shared_axis], update.shape[other_axis], update.shape[3]
+    columns = min(_COLUMNS, next_power_of_two(n_other * c))
+    rows = min(max(1, _ELEMENTS // columns), next_power_of_two(n_shared))
+
+    def strides(t: Tensor) -> tuple[int, int, int]:
+        return t.stride(0), t.stride(shared_axis), t.stride(other_axis)
+
+    source = update if x is None else x
+    grid = (triton.cdiv(n_other * c, columns), triton.cdiv(n_shared, rows), update.shape[0])
+    _apply[grid](
+        source, update, seed, y, rate, n_shared, n_other, c,
+        *strides(source), *strides(update), update.stride(3), *strides(y), y.stride(3),
+        HAS_X=x is not None, ROWS=rows, COLS=columns,
+    )  # fmt: skip
+
+
+@torch.library.custom_op("foldwright::dropout_residual", mutates_args=())
+def _dropout_residual(x: Tensor, update: Tensor, seed: Tensor, rate: float, shared_axis: int) -> Tensor:
+    x = x.contiguous()
+    y = torch.empty_like(x)
+    _launch(x, update, seed, y, rate, shared_axis)
+    return y
+
+
+@_dropout_residual.register_fake
+def _(x: Tensor, update: Tensor, seed: Tensor, rate: float, shared_axis: int) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("foldwright::dropout_gradient", mutates_args=())
+def _dropout_gradient(
+    dy: Tensor, seed: Tensor, rate: float, shared_axis: int, strides: Sequence[int], dtype: torch.dtype
+) -> Tensor:
+    du = torch.empty_strided(dy.shape, strides, dtype=dtype, device=dy.device)
+    _launch(None, dy, seed, du, rate, shared_axis)
+    return du
+
+
+@_dropout_gradient.register_fake
+def _(
+    dy: Tensor, seed: Tensor, rate: float, shared_axis: int, strides: Sequence[int], dtype: torch.dtype
+) -> Tensor:
+    return torch.empty_strided(dy.shape, strides, dtype=dtype, device=dy.device)
+
+
+def _dense_strides(update: Tensor) -> list[int]:
+    """Strides of a gradient in the layout of the update, without gaps or overlap."""
+    return list(torch.empty_like(update, device="meta").stride())
+
+
+def _setup(ctx, inputs, output) -> None:
+    x, update, seed, rate, shared_axis = inputs
+    ctx.save_for_backward(seed)
+    ctx.x_dtype = x.dtype
+    ctx.options = rate, shared_axis, _dense_strides(update), update.dtype
+
+
+def _gradient(ctx, dy):
+    (seed,) = ctx.saved_tensors
+    return dy.to(ctx.x_dtype), _dropout_gradient(dy, seed, *ctx.options), None, None, None
+
+
+torch.library.register_autograd("foldwright::dropout_residual", _gradient, setup_context=_setup)
+
+
+@register("dropout_residual", "triton", supports=needs_triton, preference=2)
+def dropout_residual(x: Tensor, update: Tensor, seed: Tensor, rate: float, shared_axis: int) -> Tensor:
+    """See kernels.reference.dropout_residual. Without dropout it is a plain addition."""
+    return x + update if rate == 0.0 else _dropout_residual(x, update, seed, rate, shared_axis)
