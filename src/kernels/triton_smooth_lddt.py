@@ -16,7 +16,7 @@ from torch import Tensor
 from foldwright.kernels.launch import needs_triton
 from foldwright.kernels.registry import register
 
-_ROWS, _COLS = 32, 128
+_ROWS, _COLS = 32, 64
 
 
 @triton.jit
