@@ -9,7 +9,6 @@ templates is built from the alignment's first 300 rows whatever database they co
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 import tempfile
@@ -20,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from foldwright.data.alignment_formats import fasta_records, split_stockholm
+from foldwright.data.alignment_formats import a3m_row, fasta_records, split_stockholm
 
 PACKAGES = {"jackhmmer": "hmmer", "nhmmer": "hmmer", "hmmbuild": "hmmer", "hmmsearch": "hmmer",
             "mmseqs": "mmseqs2"}  # fmt: skip
@@ -31,7 +30,6 @@ _HMMSEARCH = "--F1 0.1 --F2 0.1 --F3 0.1 -E 100 --incE 100 --domE 100 --incdomE 
 _MMSEQS = "--num-iterations 3 -s 8 -e 0.1 -a".split()  # sensitive profile search; -a keeps alignments
 PROFILE_ROWS = 300  # of the alignment that the profile for templates is built from
 _QUERY = "query"
-_GAPS = b"-._~"
 
 
 class Hit(NamedTuple):
@@ -181,14 +179,5 @@ def stockholm_hits(data: bytes, length: int) -> list[Hit]:
     for name, sequence in zip(file.names, file.sequences, strict=True):
         if name != _QUERY.encode():
             header = name + b" " + file.descriptions.get(name, b"")
-            hits.append(Hit(header.strip(), _a3m_row(sequence, column)))
+            hits.append(Hit(header.strip(), a3m_row(sequence, column)))
     return hits
-
-
-def _a3m_row(sequence: bytes, column: np.ndarray) -> bytes:
-    inside = np.where(column, np.frombuffer(sequence.upper(), np.uint8), 0)
-    outside = np.where(column, 0, np.frombuffer(sequence.lower(), np.uint8))
-    letters = np.where(column, inside, outside).astype(np.uint8)
-    gap = np.isin(letters, np.frombuffer(_GAPS, np.uint8))
-    letters = np.where(column & gap, ord("-"), letters).astype(np.uint8)
-    return re.sub(rb"[^A-Za-z-]", b"", letters[column | ~gap].tobytes())
