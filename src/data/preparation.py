@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -89,6 +90,7 @@ class Prepared(NamedTuple):
     codes: list[str]
     changes: dict[str, int]
     notes: list[Note]
+    seconds: float  # of wall-clock time that it took
 
 
 class Rejected(NamedTuple):
@@ -129,6 +131,7 @@ def prepare_entry(bench: Workbench, source: Source) -> Prepared | Rejected | Unc
     digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     if digest == source.known:
         return Unchanged(source.entry)
+    start = time.perf_counter()
     changes: Counter[str] = Counter()
     try:
         structure = read_structure(
@@ -141,7 +144,10 @@ def prepare_entry(bench: Workbench, source: Source) -> Prepared | Rejected | Unc
         return Rejected(source.entry, digest, "unreadable", str(error))
     structure = replace(structure, entry_id=source.entry)
     changes.update(dropped)
-    return _assemble(bench, source, structure, digest, changes)
+    outcome = _assemble(bench, source, structure, digest, changes)
+    if isinstance(outcome, Prepared):
+        outcome = outcome._replace(seconds=round(time.perf_counter() - start, 4))
+    return outcome
 
 
 def _assemble(
@@ -160,16 +166,19 @@ def _assemble(
         msa_entities=np.array(sorted(msas.of_entity), np.int32),
         template_entities=np.array(sorted(templates), np.int32),
     )
+    data, arrays = encode_entry(entry), _stored(source.entry, msas, templates)
+    row = _manifest_row(entry, msas, templates, file_digest(source.files.structure), bench.config_hash)
     return Prepared(
         entry=source.entry,
         digest=digest,
-        data=encode_entry(entry),
-        arrays=_stored(source.entry, msas, templates),
-        row=_manifest_row(entry, msas, templates, file_digest(source.files.structure), bench.config_hash),
+        data=data,
+        arrays=arrays,
+        row=row | {"n_bytes": len(data) + sum(map(len, arrays.values()))},
         items=[asdict(item) for item in make_items(structure)],
         codes=[str(code) for code in np.unique(structure.residue_component)],
         changes=dict(changes),
         notes=msas.notes + notes,
+        seconds=0.0,
     )
 
 

@@ -7,7 +7,7 @@
                              know what is up to date
     STORE/manifest.parquet   one row an entry
     STORE/items.parquet      one row a chain or interface, the units of sampling
-    STORE/report.json        what was kept and what was rejected, with reasons
+    STORE/report.*           what was kept and what was rejected, with reasons (`report`)
 
 Readers open it read-only and without locks, anew in every process that uses it. A store of another schema
 version is refused.
@@ -33,7 +33,7 @@ from foldwright.data.structure import Component, Ints
 from foldwright.data.templates import Templates
 
 SCHEMA_VERSION = 2
-ARRAYS, MANIFEST, ITEMS, REPORT = "arrays.lmdb", "manifest.parquet", "items.parquet", "report.json"
+ARRAYS, MANIFEST, ITEMS = "arrays.lmdb", "manifest.parquet", "items.parquet"
 _MAP_SIZE = 2**41  # bytes of address space; the file is only as large as its content
 _environments: dict[tuple[str, int], lmdb.Environment] = {}
 
