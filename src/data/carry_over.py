@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from foldwright.data.clusters import clustered_items, with_column
 from foldwright.data.store import MANIFEST
+from foldwright.data.tables import read_table
 
 _ITEM_KEY = ("entry", "chain_1", "chain_2", "cluster_100")
 
@@ -39,7 +40,7 @@ def carry_clusters(old: Path, manifest: pa.Table, items: pa.Table) -> tuple[pa.T
 def _known_clusters(path: Path) -> dict[str, str] | None:
     if not path.is_file() or "chain_clusters" not in pq.read_schema(path).names:
         return None
-    table = pq.read_table(path, columns=["chain_clusters_100", "chain_clusters"])
+    table = read_table(path, ["chain_clusters_100", "chain_clusters"])
     pairs = zip(*(table[name].to_pylist() for name in table.column_names), strict=True)
     return {name: cluster for row in pairs for name, cluster in zip(*row, strict=True)}
 
@@ -49,7 +50,7 @@ def carry_splits(old: Path, new: Path, items: pa.Table) -> list[str]:
     there = set(_keys(items))
     dropped = []
     for path in sorted(old.glob("split_*.parquet")):
-        if there.issuperset(_keys(pq.read_table(path, columns=list(_ITEM_KEY)))):
+        if there.issuperset(_keys(read_table(path, _ITEM_KEY))):
             shutil.copyfile(path, new / path.name)
         else:
             dropped.append(path.stem.removeprefix("split_"))

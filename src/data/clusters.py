@@ -27,12 +27,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
 from foldwright.data.store import ITEMS, MANIFEST, Store
 from foldwright.data.structure import Structure
+from foldwright.data.tables import write_table
 from foldwright.data.weights import NO_CHAIN
 from foldwright.vocabulary import ONE_LETTER, RESTYPES
 
@@ -108,8 +108,9 @@ def cluster_store(path: Path, config: ClusterConfig) -> ClusterCounts:
     cluster_of = cluster_sequences(long, config)
     chains = [[cluster_of.get(name, name) for name in row] for row in exact]
     entries = manifest["entry"].to_pylist()
-    _replace(store.path / MANIFEST, with_column(manifest, "chain_clusters", pa.array(chains)))
-    _replace(store.path / ITEMS, clustered_items(items, dict(zip(entries, chains, strict=True))))
+    clustered = clustered_items(items, dict(zip(entries, chains, strict=True)))
+    write_table(with_column(manifest, "chain_clusters", pa.array(chains)), store.path / MANIFEST)
+    write_table(clustered, store.path / ITEMS)
     names = {name for row in chains for name in row}
     proteins = {name for name in names if name.startswith("PROTEIN:")}
     return ClusterCounts(sum(map(len, chains)), len(long), len(names), len(proteins))
@@ -192,10 +193,3 @@ def with_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
     if name in table.column_names:
         return table.set_column(table.column_names.index(name), name, values)
     return table.append_column(name, values)
-
-
-def _replace(path: Path, table: pa.Table) -> None:
-    """Write a Parquet file beside `path` and rename it: a reader sees the old table or the new one."""
-    temporary = path.with_name(path.name + ".new")
-    pq.write_table(table, temporary)
-    os.replace(temporary, path)

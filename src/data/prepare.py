@@ -21,7 +21,6 @@ from typing import Any
 
 import lmdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -54,6 +53,7 @@ from foldwright.data.records import encode_record
 from foldwright.data.report import Report
 from foldwright.data.sources import EntryFiles, Sources, find_sources
 from foldwright.data.structure import Component
+from foldwright.data.tables import write_table
 from foldwright.data.weights import Item, item_table
 
 
@@ -305,8 +305,8 @@ def _write_tables(folder: Path, old: Path, done: Mapping[str, dict[str, Any]], r
     for path in folder.glob("split_*.parquet"):  # of an interrupted run
         path.unlink()
     report.dropped_splits = carry_splits(old, folder, items)
-    pq.write_table(manifest, folder / store.MANIFEST)
-    pq.write_table(items, folder / store.ITEMS)
+    write_table(manifest, folder / store.MANIFEST)
+    write_table(items, folder / store.ITEMS)
 
 
 def _json(value: Any) -> bytes:
