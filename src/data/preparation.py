@@ -24,6 +24,7 @@ from foldwright.data.conformers import make_component
 from foldwright.data.entry_alignments import EntryMsas, read_msas
 from foldwright.data.entry_templates import TemplateConfig, read_templates
 from foldwright.data.filters import FilterConfig, Rejection, clean
+from foldwright.data.ligands import read_ligands
 from foldwright.data.mmcif import read_structure
 from foldwright.data.msa_blocks import encode_msa
 from foldwright.data.records import Entry, encode_entry, encode_record
@@ -44,6 +45,7 @@ class PrepareConfig:
 
     filters: FilterConfig = field(default_factory=FilterConfig)
     components: Path | None = None  # a components.cif of one's own, before the dictionary
+    ligands: Path | None = None  # SMILES or SDF of ligands (`ligands.read_ligands`), before both
     dictionary_cache: Path = DEFAULT_CACHE
     max_msa_rows: int = 16384
     template_structures: Path | None = None  # folder of mmCIF files that hits are looked up in
@@ -66,6 +68,10 @@ class PrepareConfig:
 
     def _hash(self, values: dict[str, Any]) -> str:
         own = file_digest(self.components) if self.components else ""
+        if self.ligands:
+            files = [self.ligands] if self.ligands.is_file() else sorted(self.ligands.glob("*.s*"))
+            files += sorted(self.ligands.parent.glob("*.sdf")) if self.ligands.is_file() else []
+            own += "".join(f" {path.name} {file_digest(path)}" for path in files)
         text = json.dumps([SCHEMA_VERSION, own, values], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -121,6 +127,8 @@ class Workbench(NamedTuple):
 def open_workbench(config: PrepareConfig) -> Workbench:
     """Open the component dictionary (made when first needed)."""
     dictionary = Dictionary.open(config.dictionary_cache, config.components)
+    if config.ligands:
+        dictionary = Dictionary(dictionary.folder, dictionary.own | read_ligands(config.ligands))
     library = TemplateLibrary(config.template_structures) if config.template_structures else None
     return Workbench(dictionary, config, config.entry_hash(), library, library.digest() if library else "")
 

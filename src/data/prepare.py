@@ -86,6 +86,7 @@ def _config(arguments: argparse.Namespace) -> PrepareConfig:
     return PrepareConfig(
         filters=filters,
         components=arguments.components,
+        ligands=arguments.ligands,
         dictionary_cache=arguments.dictionary_cache,
         max_msa_rows=arguments.max_msa_rows,
         template_structures=arguments.template_structures,
@@ -122,6 +123,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--templates-until", default="", help="ISO date; structures released later are no templates")
     add("--out", type=Path, required=True, help="the store to make or to bring up to date")
     add("--components", type=Path, help="a components.cif whose entries go before the dictionary's")
+    add(
+        "--ligands",
+        type=Path,
+        help="ligands without an entry: a CSV of code,smiles, or a folder of SDF files",
+    )
     add("--dictionary-cache", type=Path, default=DEFAULT_CACHE, help="where the parsed dictionary is kept")
     add("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     add("--dask", default="", help="a cluster instead: tcp://HOST:PORT, a scheduler file, or ssh:HOST,HOST")
