@@ -76,13 +76,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+_FILTERS = {  # what FilterConfig's limits are, which are options of the same names
+    "released_before": "ISO date; later entries are rejected",
+    "max_resolution": "in Å",
+    "require_resolution": "reject entries that report none, as those of NMR",
+    "max_polymer_chains": "larger assemblies are rejected",
+    "min_resolved_residues": "polymer chains with fewer are dropped",
+    "clash_distance": "in Å",
+    "clash_fraction": "of a chain's atoms near another chain, above which one of them is dropped",
+    "max_ca_gap": "in Å between neighbours; protein chains with a larger one are dropped",
+    "max_chains": "larger assemblies are cut down to an interface",
+    "interface_distance": "in Å, of the token centres at which such an interface is sought",
+    "drop_crystallisation_aids": "of crystal structures (16 components)",
+    "seed": "of the choice of that interface",
+}
+
+
 def _config(arguments: argparse.Namespace) -> PrepareConfig:
-    filters = FilterConfig(
-        released_before=arguments.released_before,
-        max_resolution=arguments.max_resolution,
-        max_polymer_chains=arguments.max_polymer_chains,
-        max_chains=arguments.max_chains,
-    )
+    filters = FilterConfig(**{name: getattr(arguments, name) for name in _FILTERS})
     return PrepareConfig(
         filters=filters,
         components=arguments.components,
@@ -92,7 +103,7 @@ def _config(arguments: argparse.Namespace) -> PrepareConfig:
         template_structures=arguments.template_structures,
         templates=TemplateConfig(released_until=arguments.templates_until),
         n_conformers=arguments.n_conformers,
-        conformer_seed=arguments.seed,
+        conformer_seed=arguments.conformer_seed,
         entry_limit_s=arguments.entry_limit,
     )
 
@@ -131,25 +142,17 @@ def _parser() -> argparse.ArgumentParser:
     add("--dictionary-cache", type=Path, default=DEFAULT_CACHE, help="where the parsed dictionary is kept")
     add("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     add("--dask", default="", help="a cluster instead: tcp://HOST:PORT, a scheduler file, or ssh:HOST,HOST")
-    add("--max-resolution", type=float, default=filters.max_resolution, help="in Å")
-    add("--released-before", default="", help="ISO date; later entries are rejected")
-    add(
-        "--max-polymer-chains",
-        type=int,
-        default=filters.max_polymer_chains,
-        help="larger assemblies are rejected",
-    )
-    add(
-        "--max-chains",
-        type=int,
-        default=filters.max_chains,
-        help="larger assemblies are cut down to an interface",
-    )
+    for name, text in _FILTERS.items():
+        default, flag = getattr(filters, name), "--" + name.replace("_", "-")
+        if isinstance(default, bool):
+            add(flag, action=argparse.BooleanOptionalAction, default=default, help=text)
+        else:
+            add(flag, type=type(default), default=default, help=text)
     add("--max-msa-rows", type=int, default=config.max_msa_rows, help="rows kept of each alignment")
     add(
         "--n-conformers", type=int, default=config.n_conformers, help="reference conformers of each component"
     )
-    add("--seed", type=int, default=config.conformer_seed, help="of the conformers")
+    add("--conformer-seed", type=int, default=config.conformer_seed, help="of the conformers")
     add("--entry-limit", type=float, default=config.entry_limit_s, help="seconds one entry may take")
     return parser
 
