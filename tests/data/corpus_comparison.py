@@ -76,7 +76,9 @@ def _compare_bonds(structure: Structure, counts: Counter, theirs: Reading, found
     wanted = set()
     for link in theirs.bonds:
         ends = sorted(link)
-        if len(ends) < 2 or ({end[2] for end in ends} in backbone and ends[0][0] == ends[1][0]):
+        numbers = [int(end[1]) if end[1].isdecimal() else -9 for end in ends]
+        neighbours = len(ends) > 1 and ends[0][0] == ends[1][0] and abs(numbers[0] - numbers[-1]) == 1
+        if len(ends) < 2 or (neighbours and {end[2] for end in ends} in backbone):
             continue
         if all(end[0] in names for end in ends):
             wanted.add(frozenset((asym, atom) for asym, _, atom in ends))
