@@ -31,6 +31,7 @@ Counts = NDArray[np.uint16]
 FORMATS = (".a3m", ".sto", ".csv")
 _INSERTION, _SKIP, _INVALID = 253, 254, 255
 _MAX_COUNT = 65535
+_GAPS = b"-._~"  # in Stockholm files
 _CHUNK = 1024  # rows of a Stockholm file taken apart at a time, to bound memory
 
 
@@ -233,10 +234,18 @@ def _check_widths(names: Sequence[bytes], sequences: Sequence[bytes], reference:
             )
 
 
+def a3m_row(sequence: bytes, column: Bools) -> bytes:
+    """A row of a Stockholm file in a3m: capitals and - where `column` is True, lower-case insertions else."""
+    letters = np.frombuffer(sequence, np.uint8)
+    gap = np.isin(letters, np.frombuffer(_GAPS, np.uint8))
+    cased = np.where(column, letters & 95, letters | 32)  # capitals have bit 32 clear
+    return np.where(gap, ord("-"), cased).astype(np.uint8)[column | ~gap].tobytes()
+
+
 def _stockholm_codes(molecule: MoleculeType) -> Bytes:
     """[256] restype of each byte, capital or not; all of HMMER's gap signs are gaps."""
     codes = np.full(256, _INVALID, np.uint8)
     for letter, restype in MSA_LETTERS[molecule].items():
         codes[ord(letter)] = codes[ord(letter.lower())] = restype
-    codes[[ord(sign) for sign in "-._~"]] = GAP
+    codes[[*_GAPS]] = GAP
     return codes

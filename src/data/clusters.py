@@ -9,7 +9,7 @@ of its hits, as in the archive's own sequence clusters: no two chains that it fi
     STORE/manifest.parquet   gains chain_clusters, a list beside chain_names
     STORE/items.parquet      gains cluster; cluster_size counts its members instead of cluster_100's
 
-Preparing the store again writes both tables without clusters: cluster it again afterwards.
+Preparing the store again keeps the clusters of the sequences that it had (`carry_over`).
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
 from foldwright.data.store import ITEMS, MANIFEST, Store
 from foldwright.data.structure import Structure
+from foldwright.data.tables import write_table
 from foldwright.data.weights import NO_CHAIN
 from foldwright.vocabulary import ONE_LETTER, RESTYPES
 
@@ -108,8 +108,9 @@ def cluster_store(path: Path, config: ClusterConfig) -> ClusterCounts:
     cluster_of = cluster_sequences(long, config)
     chains = [[cluster_of.get(name, name) for name in row] for row in exact]
     entries = manifest["entry"].to_pylist()
-    _replace(store.path / MANIFEST, _with_column(manifest, "chain_clusters", pa.array(chains)))
-    _replace(store.path / ITEMS, clustered_items(items, dict(zip(entries, chains, strict=True))))
+    clustered = clustered_items(items, dict(zip(entries, chains, strict=True)))
+    write_table(with_column(manifest, "chain_clusters", pa.array(chains)), store.path / MANIFEST)
+    write_table(clustered, store.path / ITEMS)
     names = {name for row in chains for name in row}
     proteins = {name for name in names if name.startswith("PROTEIN:")}
     return ClusterCounts(sum(map(len, chains)), len(long), len(names), len(proteins))
@@ -129,7 +130,7 @@ def clustered_items(items: pa.Table, chain_clusters: Mapping[str, Sequence[str]]
     ]
     sizes = Counter(clusters)
     counted = pa.array([sizes[name] for name in clusters], pa.int32())
-    return _with_column(_with_column(items, "cluster", pa.array(clusters)), "cluster_size", counted)
+    return with_column(with_column(items, "cluster", pa.array(clusters)), "cluster_size", counted)
 
 
 def cluster_sequences(sequences: Mapping[str, str], config: ClusterConfig) -> dict[str, str]:
@@ -187,14 +188,8 @@ def _protein_sequences(store: Store, manifest: pa.Table) -> Iterator[tuple[str, 
             yield from ((name, sequence_of(structure, chain)) for name, chain in new.items())
 
 
-def _with_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
+def with_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    """The table with a column added, or replaced."""
     if name in table.column_names:
         return table.set_column(table.column_names.index(name), name, values)
     return table.append_column(name, values)
-
-
-def _replace(path: Path, table: pa.Table) -> None:
-    """Write a Parquet file beside `path` and rename it: a reader sees the old table or the new one."""
-    temporary = path.with_name(path.name + ".new")
-    pq.write_table(table, temporary)
-    os.replace(temporary, path)

@@ -7,14 +7,15 @@ stays.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from foldwright.data.alignment_formats import Alignment, read_alignment
+from foldwright.data.alignment_formats import Alignment, align_sequences, read_alignment
+from foldwright.data.alignment_layouts import layout_key, read_layout
 from foldwright.data.msa import MIN_CHAIN_LENGTH, Msa, check_query, make_msa, paired_block
 from foldwright.data.pairing import MAX_PAIRED, Pairing, pair_rows
 from foldwright.data.sources import ChainFiles, EntryFiles, Note
@@ -51,6 +52,7 @@ def read_msas(structure: Structure, files: EntryFiles, max_rows: int) -> EntryMs
 
     main = for_entities(structure, files.msas, "msa", read, notes)
     pairable = main | for_entities(structure, files.pairings, "pairing", read, notes)
+    _add_searches(structure, files.searches, main, pairable, notes)
     for entity in set(pairable) - set(main):
         notes.append(
             Note("pairing_without_msa", f"entity {entity} has rows to pair but no alignment of its own")
@@ -63,6 +65,58 @@ def read_msas(structure: Structure, files: EntryFiles, max_rows: int) -> EntryMs
     return EntryMsas(msas, pairing.species, notes)
 
 
+def _add_searches(
+    structure: Structure,
+    files: Sequence[Path],
+    main: dict[int, Alignment],
+    pairable: dict[int, Alignment],
+    notes: list[Note],
+) -> None:
+    """Add the alignments of other layouts, for entities that have none, in place."""
+    groups: dict[str, list[Path]] = {}
+    for path in files:  # a ColabFold file stands alone
+        layout = layout_key(path)
+        groups.setdefault(layout[0] if layout else path.name, []).append(path)
+    for group, members in groups.items():
+        try:
+            searches = read_layout(members)
+        except ValueError as error:
+            notes.append(Note("msa_mismatch", f"{group}: {error}"))
+            continue
+        for search in searches:
+            entities = _entities_with(structure, search.main.sequences[0])
+            if not entities:
+                detail = f"{group}: no chain has the sequence {search.main.sequences[0][:20].decode()}..."
+                notes.append(Note("msa_without_chain", detail))
+            for entity, kind in entities.items():
+                if entity in main:
+                    continue
+                try:
+                    own, paired = search.main.alignment(kind), search.pairing.alignment(kind)
+                except ValueError as error:
+                    notes.append(Note("msa_mismatch", f"{group}: {error}"))
+                    continue
+                main[entity] = own
+                pairable[entity] = paired if len(paired.rows) > 1 else pairable.get(entity, own)
+
+
+def _entities_with(structure: Structure, query: bytes) -> dict[int, MoleculeType]:
+    """Protein and RNA entities that a first row fits, and their types."""
+    found: dict[int, MoleculeType] = {}
+    for chain in np.flatnonzero(structure.chain_sym == 0):
+        kind = MoleculeType(int(structure.chain_type[chain]))
+        mine = structure.residue_chain == chain
+        if kind not in _ALIGNED or int(mine.sum()) < MIN_CHAIN_LENGTH:
+            continue
+        try:
+            rows, _ = align_sequences([query], kind)
+            check_query(rows[0], structure.residue_restype[mine], structure.residue_atomised[mine], kind)
+        except ValueError:
+            continue
+        found[int(structure.chain_entity[chain])] = kind
+    return found
+
+
 def for_entities(
     structure: Structure,
     files: ChainFiles,
@@ -72,10 +126,14 @@ def for_entities(
 ) -> dict[int, Value]:
     """What `read` makes of the first file of every entity; a file names a chain and serves all its copies.
 
-    A file of no chain, one that `read` refuses with ValueError, and one it has no use for (None) are noted.
+    A file without a chain's name is for the entities that `read` takes it for. A file of no chain, one that
+    `read` refuses with ValueError, and one it has no use for (None) are noted.
     """
     values: dict[int, Value] = {}
     for name, path in files:
+        if not name:
+            _offer(structure, path, kind, read, values, notes)
+            continue
         chains = np.flatnonzero(structure.chain_name == name)
         if len(chains) == 0:
             detail = f"{path.name}: there is no chain {name!r} after the filters"
@@ -98,6 +156,32 @@ def for_entities(
         else:
             values[entity] = value
     return values
+
+
+def _offer(
+    structure: Structure,
+    path: Path,
+    kind: str,
+    read: Callable[[int, Path], Value | None],
+    values: dict[int, Value],
+    notes: list[Note],
+) -> None:
+    """Give a file to the entities that have none and that `read` takes it for; note it if there are none."""
+    refusal, taken = "", False
+    for chain in np.flatnonzero((structure.chain_sym == 0) & (structure.chain_type == MoleculeType.PROTEIN)):
+        entity = int(structure.chain_entity[chain])
+        if entity in values:
+            continue
+        try:
+            value = read(int(chain), path)
+        except ValueError as error:
+            refusal = str(error)
+            continue
+        taken = True
+        if value is not None:
+            values[entity] = value
+    if not taken and refusal:
+        notes.append(Note(f"{kind}_mismatch", f"{path.name}: it fits no chain; of the last: {refusal}"))
 
 
 def _read(structure: Structure, chain: int, path: Path) -> Alignment | None:

@@ -82,7 +82,8 @@ def read_structure(
 
     `counts` collects what was left out on the way: "unknown_ligand", "unmatched_ligand" (none of its atoms
     has a name of the dictionary), "unknown_atom_name", "sequence_mismatch" (residues whose component is not
-    the sequence's), "unmatched_bond", "long_bond" (beyond 2.4 Å).
+    the sequence's), "unmatched_bond", "long_bond" (beyond 2.4 Å); and polymers that are kept but unusual:
+    "hybrid_polymer" (typed as most of its residues), "d_peptide" (its residues one token an atom).
 
     Raises ValueError, naming the file, if it is no complete mmCIF; Rejection if an assembly has more than
     `max_polymer_chains` polymer chains or a polymer holds a component that the dictionary lacks.
@@ -141,7 +142,9 @@ def _polymer(
     entry: Entry, entity: str, rows: RowsByResidue, dictionary: Dictionary, counts: Counter[str]
 ) -> _Chain:
     sequence = entry.sequences[entity]
-    chain_type = polymer_type(entry.polymer_type.get(entity, ""), [options[0] for options in sequence])
+    declared = entry.polymer_type.get(entity, "")
+    chain_type = polymer_type(declared, [options[0] for options in sequence])
+    counts.update(["hybrid_polymer"] * ("hybrid" in declared) + ["d_peptide"] * ("peptide(d)" in declared))
     residues = []
     for number, options in enumerate(sequence, start=1):
         seen = rows.get(str(number), {})

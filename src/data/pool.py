@@ -71,8 +71,11 @@ def run_tasks(
     Raises:
         RuntimeError: a worker died before it was ready, so that another would too.
     """
-    left = iter(tasks)
-    pool: list[_Worker[Task]] = [_Worker(setup, function) for _ in range(max(workers, 1))]
+    waiting = list(tasks)
+    if not waiting:
+        return
+    left = iter(waiting)
+    pool: list[_Worker[Task]] = [_Worker(setup, function) for _ in range(min(max(workers, 1), len(waiting)))]
     try:
         exhausted = False
         while True:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -23,6 +24,7 @@ from foldwright.data.conformers import make_component
 from foldwright.data.entry_alignments import EntryMsas, read_msas
 from foldwright.data.entry_templates import TemplateConfig, read_templates
 from foldwright.data.filters import FilterConfig, Rejection, clean
+from foldwright.data.ligands import read_ligands
 from foldwright.data.mmcif import read_structure
 from foldwright.data.msa_blocks import encode_msa
 from foldwright.data.records import Entry, encode_entry, encode_record
@@ -43,6 +45,7 @@ class PrepareConfig:
 
     filters: FilterConfig = field(default_factory=FilterConfig)
     components: Path | None = None  # a components.cif of one's own, before the dictionary
+    ligands: Path | None = None  # SMILES or SDF of ligands (`ligands.read_ligands`), before both
     dictionary_cache: Path = DEFAULT_CACHE
     max_msa_rows: int = 16384
     template_structures: Path | None = None  # folder of mmCIF files that hits are looked up in
@@ -65,6 +68,10 @@ class PrepareConfig:
 
     def _hash(self, values: dict[str, Any]) -> str:
         own = file_digest(self.components) if self.components else ""
+        if self.ligands:
+            files = [self.ligands] if self.ligands.is_file() else sorted(self.ligands.glob("*.s*"))
+            files += sorted(self.ligands.parent.glob("*.sdf")) if self.ligands.is_file() else []
+            own += "".join(f" {path.name} {file_digest(path)}" for path in files)
         text = json.dumps([SCHEMA_VERSION, own, values], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -89,6 +96,7 @@ class Prepared(NamedTuple):
     codes: list[str]
     changes: dict[str, int]
     notes: list[Note]
+    seconds: float  # of wall-clock time that it took
 
 
 class Rejected(NamedTuple):
@@ -119,6 +127,8 @@ class Workbench(NamedTuple):
 def open_workbench(config: PrepareConfig) -> Workbench:
     """Open the component dictionary (made when first needed)."""
     dictionary = Dictionary.open(config.dictionary_cache, config.components)
+    if config.ligands:
+        dictionary = Dictionary(dictionary.folder, dictionary.own | read_ligands(config.ligands))
     library = TemplateLibrary(config.template_structures) if config.template_structures else None
     return Workbench(dictionary, config, config.entry_hash(), library, library.digest() if library else "")
 
@@ -129,6 +139,7 @@ def prepare_entry(bench: Workbench, source: Source) -> Prepared | Rejected | Unc
     digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     if digest == source.known:
         return Unchanged(source.entry)
+    start = time.perf_counter()
     changes: Counter[str] = Counter()
     try:
         structure = read_structure(
@@ -141,7 +152,10 @@ def prepare_entry(bench: Workbench, source: Source) -> Prepared | Rejected | Unc
         return Rejected(source.entry, digest, "unreadable", str(error))
     structure = replace(structure, entry_id=source.entry)
     changes.update(dropped)
-    return _assemble(bench, source, structure, digest, changes)
+    outcome = _assemble(bench, source, structure, digest, changes)
+    if isinstance(outcome, Prepared):
+        outcome = outcome._replace(seconds=round(time.perf_counter() - start, 4))
+    return outcome
 
 
 def _assemble(
@@ -160,16 +174,19 @@ def _assemble(
         msa_entities=np.array(sorted(msas.of_entity), np.int32),
         template_entities=np.array(sorted(templates), np.int32),
     )
+    data, arrays = encode_entry(entry), _stored(source.entry, msas, templates)
+    row = _manifest_row(entry, msas, templates, file_digest(source.files.structure), bench.config_hash)
     return Prepared(
         entry=source.entry,
         digest=digest,
-        data=encode_entry(entry),
-        arrays=_stored(source.entry, msas, templates),
-        row=_manifest_row(entry, msas, templates, file_digest(source.files.structure), bench.config_hash),
+        data=data,
+        arrays=arrays,
+        row=row | {"n_bytes": len(data) + sum(map(len, arrays.values()))},
         items=[asdict(item) for item in make_items(structure)],
         codes=[str(code) for code in np.unique(structure.residue_component)],
         changes=dict(changes),
         notes=msas.notes + notes,
+        seconds=0.0,
     )
 
 

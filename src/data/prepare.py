@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,6 @@ from typing import Any
 
 import lmdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -33,7 +32,9 @@ from rich.progress import (
 )
 
 from foldwright.data import store
+from foldwright.data.carry_over import carry_clusters, carry_splits
 from foldwright.data.ccd import DEFAULT_CACHE
+from foldwright.data.dask_pool import run_on_dask
 from foldwright.data.entry_templates import TemplateConfig
 from foldwright.data.filters import FilterConfig
 from foldwright.data.pool import Failure, run_tasks
@@ -52,6 +53,7 @@ from foldwright.data.records import encode_record
 from foldwright.data.report import Report
 from foldwright.data.sources import EntryFiles, Sources, find_sources
 from foldwright.data.structure import Component
+from foldwright.data.tables import write_table
 from foldwright.data.weights import Item, item_table
 
 
@@ -64,7 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "--templates: got hits, expected --template-structures DIR with the mmCIF files too"
             )
         sources = find_sources(arguments.structures, arguments.msas, arguments.templates)
-        report = prepare(sources, arguments.out, _config(arguments), arguments.workers)
+        report = prepare(
+            sources, arguments.out, _config(arguments), pool_of(arguments.workers, arguments.dask)
+        )
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -72,22 +76,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+_FILTERS = {  # what FilterConfig's limits are, which are options of the same names
+    "released_before": "ISO date; later entries are rejected",
+    "max_resolution": "in Å",
+    "require_resolution": "reject entries that report none, as those of NMR",
+    "max_polymer_chains": "larger assemblies are rejected",
+    "min_resolved_residues": "polymer chains with fewer are dropped",
+    "clash_distance": "in Å",
+    "clash_fraction": "of a chain's atoms near another chain, above which one of them is dropped",
+    "max_ca_gap": "in Å between neighbours; protein chains with a larger one are dropped",
+    "max_chains": "larger assemblies are cut down to an interface",
+    "interface_distance": "in Å, of the token centres at which such an interface is sought",
+    "drop_crystallisation_aids": "of crystal structures (16 components)",
+    "seed": "of the choice of that interface",
+}
+
+
 def _config(arguments: argparse.Namespace) -> PrepareConfig:
-    filters = FilterConfig(
-        released_before=arguments.released_before,
-        max_resolution=arguments.max_resolution,
-        max_polymer_chains=arguments.max_polymer_chains,
-        max_chains=arguments.max_chains,
-    )
+    filters = FilterConfig(**{name: getattr(arguments, name) for name in _FILTERS})
     return PrepareConfig(
         filters=filters,
         components=arguments.components,
+        ligands=arguments.ligands,
         dictionary_cache=arguments.dictionary_cache,
         max_msa_rows=arguments.max_msa_rows,
         template_structures=arguments.template_structures,
         templates=TemplateConfig(released_until=arguments.templates_until),
         n_conformers=arguments.n_conformers,
-        conformer_seed=arguments.seed,
+        conformer_seed=arguments.conformer_seed,
         entry_limit_s=arguments.entry_limit,
     )
 
@@ -118,33 +134,44 @@ def _parser() -> argparse.ArgumentParser:
     add("--templates-until", default="", help="ISO date; structures released later are no templates")
     add("--out", type=Path, required=True, help="the store to make or to bring up to date")
     add("--components", type=Path, help="a components.cif whose entries go before the dictionary's")
+    add(
+        "--ligands",
+        type=Path,
+        help="ligands without an entry: a CSV of code,smiles, or a folder of SDF files",
+    )
     add("--dictionary-cache", type=Path, default=DEFAULT_CACHE, help="where the parsed dictionary is kept")
     add("--workers", type=int, default=os.cpu_count() or 1, help="processes")
-    add("--max-resolution", type=float, default=filters.max_resolution, help="in Å")
-    add("--released-before", default="", help="ISO date; later entries are rejected")
-    add(
-        "--max-polymer-chains",
-        type=int,
-        default=filters.max_polymer_chains,
-        help="larger assemblies are rejected",
-    )
-    add(
-        "--max-chains",
-        type=int,
-        default=filters.max_chains,
-        help="larger assemblies are cut down to an interface",
-    )
+    add("--dask", default="", help="a cluster instead: tcp://HOST:PORT, a scheduler file, or ssh:HOST,HOST")
+    for name, text in _FILTERS.items():
+        default, flag = getattr(filters, name), "--" + name.replace("_", "-")
+        if isinstance(default, bool):
+            add(flag, action=argparse.BooleanOptionalAction, default=default, help=text)
+        else:
+            add(flag, type=type(default), default=default, help=text)
     add("--max-msa-rows", type=int, default=config.max_msa_rows, help="rows kept of each alignment")
     add(
         "--n-conformers", type=int, default=config.n_conformers, help="reference conformers of each component"
     )
-    add("--seed", type=int, default=config.conformer_seed, help="of the conformers")
+    add("--conformer-seed", type=int, default=config.conformer_seed, help="of the conformers")
     add("--entry-limit", type=float, default=config.entry_limit_s, help="seconds one entry may take")
     return parser
 
 
-def prepare(sources: Sources, out: Path, config: PrepareConfig, workers: int) -> Report:
+Pool = Callable[..., Iterator[tuple[Any, Any]]]  # function, setup, tasks, limit_s -> tasks with results
+
+
+def pool_of(workers: int, dask: str = "") -> Pool:
+    """Where the work is done: processes here, or those of a Dask cluster (`run_on_dask`)."""
+    if dask:
+        return partial(run_on_dask, where=dask)
+    return partial(run_tasks, workers=max(workers, 1))
+
+
+def prepare(sources: Sources, out: Path, config: PrepareConfig, pool: Pool) -> Report:
     """Make or update the store `out`.
+
+    Workers hand what they make to this process, which writes an entry, and that it is done, in one
+    transaction: whenever the run is killed, an entry is there as a whole or not at all.
 
     Raises:
         ValueError: `out` is something else than a store, the folder of template structures is missing, or not
@@ -156,13 +183,13 @@ def prepare(sources: Sources, out: Path, config: PrepareConfig, workers: int) ->
     report = Report(sources.unmatched)
     environment = store.open_for_writing(folder / store.ARRAYS)
     try:
-        _prepare_entries(environment, sources.of_entry, config, workers, report)
+        _prepare_entries(environment, sources.of_entry, config, pool, report)
         done = _current_records(environment, sources.of_entry, report)
         if not done:
             raise ValueError(f"not one of {len(sources.of_entry)} entries could be kept: {report.summary()}")
         codes = {code for record in done.values() for code in record["codes"]}
-        _prepare_components(environment, sorted(codes), config, workers, report)
-        _write_tables(folder, done)
+        _prepare_components(environment, sorted(codes), config, pool, report)
+        _write_tables(folder, out, done, report)
         _put(
             environment,
             {b"meta": _json({"schema_version": store.SCHEMA_VERSION, "config": config.entry_hash()})},
@@ -171,14 +198,16 @@ def prepare(sources: Sources, out: Path, config: PrepareConfig, workers: int) ->
     finally:
         environment.close()
     report.settings = {key: value for key, value in asdict(config).items() if key != "dictionary_cache"}
-    report.write(folder / store.REPORT)
+    report.write(folder)
     _publish(folder, out)
     return report
 
 
 def _working_folder(out: Path) -> Path:
     """OUT.partial: as an interrupted run left it, or a copy of OUT to bring up to date, or new."""
-    folder = out.with_name(out.name + ".partial")
+    folder, old = (out.with_name(out.name + ending) for ending in (".partial", ".old"))
+    if old.is_dir() and not out.exists():  # a run was killed between the two renames of _publish
+        os.rename(old, out)
     if out.exists() and not (out / store.ARRAYS).is_file():
         raise ValueError(f"--out: {out} exists and is no store; give another path or remove it")
     if not folder.exists():
@@ -193,15 +222,13 @@ def _prepare_entries(
     environment: lmdb.Environment,
     sources: Mapping[str, EntryFiles],
     config: PrepareConfig,
-    workers: int,
+    pool: Pool,
     report: Report,
 ) -> None:
     with environment.begin() as transaction:
         known = store.records_with_prefix(transaction, b"done/")
     tasks = [Source(entry, files, known.get(entry, {}).get("digest", "")) for entry, files in sources.items()]
-    results = run_tasks(
-        prepare_entry, partial(open_workbench, config), tasks, min(workers, len(tasks)), config.entry_limit_s
-    )
+    results = pool(prepare_entry, partial(open_workbench, config), tasks, limit_s=config.entry_limit_s)
     with _progress() as progress:
         bar = progress.add_task("entries", total=len(tasks), note="")
         for source, result in results:
@@ -227,6 +254,7 @@ def _records_of(result: Prepared | Rejected) -> dict[bytes, bytes]:
         "codes": result.codes,
         "changes": result.changes,
         "notes": result.notes,
+        "seconds": result.seconds,
     }
     own = {store.entry_key(result.entry): result.data, store.done_key(result.entry): _json(record)}
     return own | result.arrays
@@ -247,12 +275,12 @@ def _current_records(
             report.failed(entry, *record["rejected"])
         else:
             kept[entry] = record
-            report.kept(entry, record["row"], record["changes"], record["notes"])
+            report.kept(entry, record["row"], record["changes"], record["notes"], record["seconds"])
     return kept
 
 
 def _prepare_components(
-    environment: lmdb.Environment, codes: Sequence[str], config: PrepareConfig, workers: int, report: Report
+    environment: lmdb.Environment, codes: Sequence[str], config: PrepareConfig, pool: Pool, report: Report
 ) -> None:
     """Make the components that the store lacks, or has from another configuration; drop those out of use."""
     digest = config.component_hash()
@@ -263,9 +291,7 @@ def _prepare_components(
         _put(environment, {store.component_key(code): b"", f"made/{code}".encode(): b""})
     tasks = [code for code in codes if code not in current]
     limit = 4 * config.conformer_timeout_s + 60
-    results = run_tasks(
-        prepare_component, partial(open_workbench, config), tasks, min(workers, max(len(tasks), 1)), limit
-    )
+    results = pool(prepare_component, partial(open_workbench, config), tasks, limit_s=limit)
     bare = BareComponents(open_workbench(config).dictionary)
     with _progress() as progress:
         bar = progress.add_task("components", total=len(tasks), note="")
@@ -280,10 +306,16 @@ def _prepare_components(
     report.components = {code: made[code]["source"] for code in codes}
 
 
-def _write_tables(folder: Path, done: Mapping[str, dict[str, Any]]) -> None:
-    pq.write_table(pa.Table.from_pylist([record["row"] for record in done.values()]), folder / store.MANIFEST)
-    items = [Item(**item) for record in done.values() for item in record["items"]]
-    pq.write_table(item_table(items), folder / store.ITEMS)
+def _write_tables(folder: Path, old: Path, done: Mapping[str, dict[str, Any]], report: Report) -> None:
+    """Manifest, items and splits of the new store, with what can be kept of the one that it replaces."""
+    manifest = pa.Table.from_pylist([record["row"] for record in done.values()])
+    items = item_table([Item(**item) for record in done.values() for item in record["items"]])
+    manifest, items, report.unclustered = carry_clusters(old, manifest, items)
+    for path in folder.glob("split_*.parquet"):  # of an interrupted run
+        path.unlink()
+    report.dropped_splits = carry_splits(old, folder, items)
+    write_table(manifest, folder / store.MANIFEST)
+    write_table(items, folder / store.ITEMS)
 
 
 def _json(value: Any) -> bytes:

@@ -11,9 +11,9 @@ from collections import defaultdict
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from foldwright.data.store import Store
+from foldwright.data.tables import read_table
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 
@@ -58,7 +58,7 @@ def training_entries(store: Store, name: str, allow_overlap: bool) -> list[str]:
             f"data.split: got {name!r}, expected one of the splits of {store.path}: "
             f"{there or 'it has none'}; make one with `split_data.py`"
         )
-    split = pq.read_table(path)
+    split = read_table(path)
     if not allow_overlap:
         try:
             require_disjoint(split)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,13 +24,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
 from foldwright.data.ligand_similarity import similar_ligands
 from foldwright.data.splits import TEST, TRAIN, VALIDATION, require_disjoint, split_path
 from foldwright.data.store import Store
+from foldwright.data.tables import write_table
 from foldwright.data.weights import NO_CHAIN
 from foldwright.randomness import generator
 
@@ -115,8 +114,7 @@ def split_store(path: Path, name: str, config: SplitConfig) -> pa.Table:
     require_disjoint(split)
     split = split.replace_schema_metadata({"settings": json.dumps(asdict(config))})
     target = split_path(store, name)
-    pq.write_table(split, target.with_suffix(".new"))
-    os.replace(target.with_suffix(".new"), target)
+    write_table(split, target)
     return split
 
 

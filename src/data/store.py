@@ -7,7 +7,7 @@
                              know what is up to date
     STORE/manifest.parquet   one row an entry
     STORE/items.parquet      one row a chain or interface, the units of sampling
-    STORE/report.json        what was kept and what was rejected, with reasons
+    STORE/report.*           what was kept and what was rejected, with reasons (`report`)
 
 Readers open it read-only and without locks, anew in every process that uses it. A store of another schema
 version is refused.
@@ -23,17 +23,17 @@ from typing import Any
 
 import lmdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from foldwright.data.arrays import decode
 from foldwright.data.msa import Msa
 from foldwright.data.msa_blocks import decode_msa
 from foldwright.data.records import Entry, decode_entry, decode_record
 from foldwright.data.structure import Component, Ints
+from foldwright.data.tables import read_table
 from foldwright.data.templates import Templates
 
-SCHEMA_VERSION = 2
-ARRAYS, MANIFEST, ITEMS, REPORT = "arrays.lmdb", "manifest.parquet", "items.parquet", "report.json"
+SCHEMA_VERSION = 3
+ARRAYS, MANIFEST, ITEMS = "arrays.lmdb", "manifest.parquet", "items.parquet"
 _MAP_SIZE = 2**41  # bytes of address space; the file is only as large as its content
 _environments: dict[tuple[str, int], lmdb.Environment] = {}
 
@@ -88,16 +88,19 @@ class Store:
         return Store, (self.path,)
 
     def manifest(self) -> pa.Table:
-        """One row an entry."""
-        return pq.read_table(self.path / MANIFEST)
+        """One row an entry; ValueError if the file is damaged."""
+        return read_table(self.path / MANIFEST)
 
     def items(self) -> pa.Table:
-        """One row a chain or interface."""
-        return pq.read_table(self.path / ITEMS)
+        """One row a chain or interface; ValueError if the file is damaged."""
+        return read_table(self.path / ITEMS)
 
     def entry(self, entry: str) -> Entry:
         """Raises KeyError for an unknown entry, ValueError for damaged bytes."""
-        return decode_entry(self._get(entry_key(entry)))
+        found = decode_entry(self._get(entry_key(entry)))
+        if found.structure.entry_id != entry:
+            raise _damaged(self.path, f"it gives {found.structure.entry_id} for {entry}")
+        return found
 
     def msas(
         self, entry: str, entities: Iterable[int], columns: Mapping[int, Ints] | None = None
@@ -127,8 +130,11 @@ class Store:
         }
 
     def component(self, code: str) -> Component:
-        """Raises KeyError for a component that no entry of the store uses."""
-        return decode_record(Component, self._get(component_key(code)))
+        """Raises KeyError for a component that no entry uses, ValueError for damaged bytes."""
+        found = decode_record(Component, self._get(component_key(code)))
+        if found.code != code:
+            raise _damaged(self.path, f"it gives {found.code} for {code}")
+        return found
 
     def component_codes(self) -> list[str]:
         """Codes of all components of the store."""
@@ -136,8 +142,11 @@ class Store:
             return [key.decode().split("/", 1)[1] for key in keys_with_prefix(transaction, b"component/")]
 
     def _get(self, key: bytes) -> bytes:
-        with _environment(self.path / ARRAYS).begin() as transaction:
-            value: bytes | None = transaction.get(key)
+        try:
+            with _environment(self.path / ARRAYS).begin() as transaction:
+                value: bytes | None = transaction.get(key)
+        except lmdb.Error as error:
+            raise _damaged(self.path, str(error)) from error
         if value is None:
             raise KeyError(f"{key.decode()} is not in the store {self.path}")
         return value
@@ -164,7 +173,10 @@ class ComponentTable(Mapping[str, Component]):
 
 def check_schema(meta: bytes, path: Path) -> None:
     """Raise ValueError unless a store's meta record carries this code's schema version."""
-    version = json.loads(meta)["schema_version"]
+    try:
+        version = json.loads(meta)["schema_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, "its meta record cannot be read") from error
     if version != SCHEMA_VERSION:
         raise ValueError(
             f"the store {path} has schema version {version}, this code reads {SCHEMA_VERSION}; prepare "
@@ -176,10 +188,19 @@ def _environment(file: Path) -> lmdb.Environment:
     """The process's own read-only environment: LMDB allows one a file and process, and none across a fork."""
     key = (str(file.resolve()), file.stat().st_ino)
     if key not in _environments:
-        _environments[key] = lmdb.open(
+        environment = lmdb.open(
             str(file), subdir=False, readonly=True, lock=False, readahead=False, map_size=_MAP_SIZE
         )
+        needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+        if file.stat().st_size < needed:  # reading beyond the end would kill the process
+            environment.close()
+            raise _damaged(file.parent, f"{file.name} has {file.stat().st_size} bytes, expected {needed}")
+        _environments[key] = environment
     return _environments[key]
+
+
+def _damaged(path: Path, what: str) -> ValueError:
+    return ValueError(f"the store {path} is damaged: {what}; copy it again or prepare it again")
 
 
 def _close_environments() -> None:

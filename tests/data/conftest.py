@@ -59,9 +59,9 @@ class EntryWriter:
                     self._atom(chain, entity, code, number, name, name[0], xyz)
         return self
 
-    def ligand(self, chain: str, code: str, origin: tuple[float, float, float]):
+    def ligand(self, chain: str, code: str, origin: tuple[float, float, float], names: tuple[str, ...] = ()):
         entity = self._entity(chain, (code,))
-        for i, name in enumerate(_LIGANDS[code]):
+        for i, name in enumerate(names or _LIGANDS[code]):
             element = name.rstrip("0123456789")
             angle = i * 2 * np.pi / 9
             xyz = (origin[0] + 2 * np.cos(angle), origin[1] + 2 * np.sin(angle), origin[2])

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -29,10 +30,10 @@ def test_round_trip_keeps_values_dtypes_and_shapes():
 def test_layout_is_the_documented_one():
     """Read by hand, with nothing of the module."""
     data = encode({"a": np.array([1, 2], np.int32), "b": np.array([3.5])})
-    magic, length = struct.unpack("<4sI", data[:8])
-    header = json.loads(data[8 : 8 + length])
-    raw = zstandard.decompress(data[8 + length :])
-    assert magic == b"FWA1"
+    magic, checksum, length = struct.unpack("<4sII", data[:12])
+    header = json.loads(data[12 : 12 + length])
+    raw = zstandard.decompress(data[12 + length :])
+    assert (magic, checksum) == (b"FWA2", zlib.crc32(data[8:]))
     assert header["arrays"] == {"a": ["<i4", [2], 0], "b": ["<f8", [1], 8]}
     assert struct.unpack("<iid", raw) == (1, 2, 3.5)
 
@@ -52,3 +53,12 @@ def test_damaged_bytes_are_refused(damage):
     data = encode({"a": np.arange(100)})
     with pytest.raises(ValueError, match="prepare"):
         decode(damage(data))
+
+
+def test_no_flipped_bit_passes():
+    data = encode(ARRAYS, {"method": "X-RAY"})
+    for bit in range(8 * len(data)):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(ValueError, match="prepare"):
+            decode(bytes(flipped))

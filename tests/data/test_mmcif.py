@@ -126,6 +126,15 @@ def test_hybrid_goes_to_the_majority():
     assert polymer_type("other", ["A", "DG", "C"]) == MoleculeType.RNA
 
 
+def test_unusual_polymers_are_kept_and_counted(tmp_path):
+    counts = Counter()
+    text = mmcif_text().replace("'polypeptide(L)'", "'polypeptide(D)'")
+    text = text.replace("2 polyribonucleotide", "2 'polydeoxyribonucleotide/polyribonucleotide hybrid'")
+    s = read_text(text, tmp_path, counts=counts)
+    assert (counts["d_peptide"], counts["hybrid_polymer"]) == (1, 1)
+    assert s.chain_type.tolist() == [0, 3, 3, 0, 3, 3, 1]
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(ValueError, match=r"nothing\.cif: no such file"):
         read_structure(tmp_path / "nothing.cif", dictionary())

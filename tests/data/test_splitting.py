@@ -12,6 +12,7 @@ from foldwright.data.prepare import main as prepare
 from foldwright.data.splits import require_disjoint
 from foldwright.data.splitting import SplitConfig, main, make_split, split_store
 from foldwright.data.store import Store
+from foldwright.data.tables import read_table
 from foldwright.vocabulary import RESTYPES
 
 LETTERS = {letter: [str(c) for c in np.random.default_rng(i).choice(RESTYPES[:20], 18)]
@@ -46,14 +47,14 @@ def store(tmp_path_factory, writer_of):
         writer.write(folder / "mmcif")
     arguments = ["--structures", folder / "mmcif", "--out", folder / "store", "--workers", 1]
     assert prepare([*map(str, arguments), "--n-conformers", "1"]) == 0
-    manifest = pq.read_table(folder / "store" / "manifest.parquet")
+    manifest = read_table(folder / "store" / "manifest.parquet")
     rows = manifest.to_pylist()
     for row in rows:
         row["release_date"] = ENTRIES[row["entry"]][0]
         row["chain_clusters"] = ["LIGAND:BEN" if c == "B" else c for c in ENTRIES[row["entry"]][1]]
     schema = manifest.schema.append(pa.field("chain_clusters", pa.list_(pa.string())))
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / "store" / "manifest.parquet")
-    items = pq.read_table(folder / "store" / "items.parquet")
+    items = read_table(folder / "store" / "items.parquet")
     clusters = {row["entry"]: row["chain_clusters"] for row in rows}
     pq.write_table(clustered_items(items, clusters), folder / "store" / "items.parquet")
     return Store(folder / "store")

@@ -1,0 +1,7 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Search databases for the alignments and templates of a store or a FASTA file; --help lists the options."""
+
+from foldwright.data.search import main
+
+raise SystemExit(main())
