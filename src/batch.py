@@ -112,7 +112,11 @@ class Batch:
     symmetry_to: Tensor = _feature("Y", _INT, index_into="A")  # of this one
     option_residue: Tensor = _feature("V", _INT, pad=-1)
     resolution: Tensor = _feature("", _FLOAT)
-    is_distillation: Tensor = _feature("", _BOOL)
+    # Which losses the example supervises (data/datasets.py)
+    supervises_diffusion: Tensor = _feature("", _BOOL)
+    supervises_non_protein: Tensor = _feature("", _BOOL)  # of the diffusion loss
+    supervises_distogram: Tensor = _feature("", _BOOL)
+    supervises_confidence: Tensor = _feature("", _BOOL)
     sample_number: Tensor = _feature("", torch.int64)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:

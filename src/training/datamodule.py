@@ -18,24 +18,25 @@ import torch
 from torch.utils.data import DataLoader
 
 from foldwright.batch import Batch, collate
-from foldwright.data.dataset import DataConfig, StoreDataset, buckets
+from foldwright.data.dataset import DataConfig, StoreDataset, buckets, named_datasets
 from foldwright.data.sample import store_path
 from foldwright.data.sampler import StepBatchSampler
 from foldwright.training.config import TrainConfig
 from foldwright.training.curriculum import Curriculum
 
-BUILT_IN_SAMPLE = (
-    "built-in sample"  # as data.root: portable, where a path would differ from machine to machine
-)
+BUILT_IN_SAMPLE = "built-in sample"  # as root: portable, where a path would differ from machine to machine
 
 
 def open_dataset(config: DataConfig, seed: int) -> StoreDataset:
     """The dataset of a configuration; ValueError where there is no store of this code's schema."""
-    if not config.root:
-        raise ValueError("data.root: got no store; add data.root=STORE, the folder that prepare_data.py made")
-    if config.root == BUILT_IN_SAMPLE:
-        config = replace(config, root=str(store_path()))
-    return StoreDataset(config, seed)
+    datasets = {
+        name: replace(dataset, root=_path(dataset.root)) for name, dataset in named_datasets(config).items()
+    }
+    return StoreDataset(replace(config, datasets=datasets), seed)
+
+
+def _path(root: str) -> str:
+    return str(store_path()) if root == BUILT_IN_SAMPLE else root
 
 
 def padding_buckets(curriculum: Curriculum, n_templates: int) -> dict[str, tuple[int, ...]]:
