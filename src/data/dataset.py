@@ -50,6 +50,8 @@ class DataConfig:
     root: str = ""  # the prepared store of every data set that does not name its own
     datasets: dict[str, DatasetConfig] = field(default_factory=dict)
     allow_overlap: bool = False  # train even if a split's training set overlaps its evaluation sets
+    allow_missing_clusters: bool = False  # train even if a set of weighted sampling has no clusters
+    allow_missing_msas: bool = False  # train even if no chain of a set has an alignment
     n_templates: int = 4
     random_msa_depth: bool = True  # cut every alignment to a random depth first, AF3 SI 2.2
     max_attempts: int = 10  # draws for one sample number before the run stops

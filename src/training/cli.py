@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from foldwright.data.dataset import named_datasets
+from foldwright.data.readiness import require_ready
 from foldwright.kernels import Ops, select
 from foldwright.model import AlphaFold3
 from foldwright.training import checkpoint, hand_off
@@ -87,6 +88,7 @@ def train(config: TrainConfig) -> None:
         max_steps = _max_steps(config, curriculum)
         config.losses.check()
         dataset = open_dataset(config.data, config.seed)
+        require_ready(dataset.parts, config.data)
         choose_entry(dataset, config.summary.entry)
         first = next(iter(dataset.parts.values()))
         held_out = hold_out(dataset.store, config.validation, first.config.entries)
