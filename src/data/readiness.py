@@ -35,9 +35,10 @@ def require_ready(parts: Mapping[str, Part], config: DataConfig) -> None:
         aligned, chains = alignment_coverage(part.store.manifest(), part.sampler.entries())
         if chains and not aligned:
             raise ValueError(
-                f"data.datasets.{name}: not one of {chains:,} protein and RNA chains of the store {path} has an "
-                "alignment; prepare it with `prepare_data.py --msas DIR` (files <entry>_<chain>.a3m; its report "
-                "lists what matched nothing), or train on sequences alone with data.allow_missing_msas=true"
+                f"data.datasets.{name}: not one of {chains:,} protein and RNA chains of the store {path} has "
+                "an alignment; prepare it with `prepare_data.py --msas DIR` (files <entry>_<chain>.a3m; its "
+                "report lists what matched nothing), or train on sequences alone with "
+                "data.allow_missing_msas=true"
             )
 
 

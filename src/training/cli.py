@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.markup import escape
 
-from foldwright.data.dataset import named_datasets
+from foldwright.data.dataset import StoreDataset, named_datasets
 from foldwright.data.readiness import require_ready
 from foldwright.kernels import Ops, select
 from foldwright.model import AlphaFold3
@@ -87,12 +87,12 @@ def train(config: TrainConfig) -> None:
         curriculum = Curriculum(config.curriculum)
         max_steps = _max_steps(config, curriculum)
         config.losses.check()
-        dataset = open_dataset(config.data, config.seed)
+        dataset = open_dataset(config.data, config.seed, config.loader.stage_to)
         require_ready(dataset.parts, config.data)
         choose_entry(dataset, config.summary.entry)
         first = next(iter(dataset.parts.values()))
         held_out = hold_out(dataset.store, config.validation, first.config.entries)
-        training_dataset = open_dataset(leave_out(config.data, held_out, dataset), config.seed)
+        training_dataset = StoreDataset(leave_out(dataset.config, held_out, dataset), config.seed)
         _announce(config, layout, held_out, run_dir, console)
         console.print(curriculum.table(max_steps, config.global_batch, dataset.shares))
         ops = select(config.kernels, layout.device_type, console)

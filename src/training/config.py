@@ -72,10 +72,13 @@ class PathsConfig:
 
 @dataclass
 class LoaderConfig:
-    """Worker processes of each data loader, and the batches each keeps ready."""
+    """Worker processes of each data loader, the batches each keeps ready, and a local folder that stores are
+    copied to before they are read, for those on a network file system ("": read where they are).
+    """
 
     workers: int = 2
     prefetch: int = 2
+    stage_to: str = ""
 
 
 @dataclass
