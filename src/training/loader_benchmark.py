@@ -127,7 +127,7 @@ def _peak_rss_mb(pid: int | None) -> float:
 
 
 def plot_costs(costs: ExampleCosts, path: Path) -> None:
-    """Milliseconds an example against the tokens of its entry, as PNG, with the targets."""
+    """Milliseconds an example against the tokens of its entry, as PNG, with median and p99."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
