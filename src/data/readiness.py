@@ -8,10 +8,9 @@ Overlap of splits is refused where they are read (`splits`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from foldwright.data.dataset import DataConfig, Part
 from foldwright.data.datasets import Sampling
@@ -32,7 +31,7 @@ def require_ready(parts: Mapping[str, Part], config: DataConfig) -> None:
             )
         if config.allow_missing_msas:
             continue
-        aligned, chains = alignment_coverage(part.store.manifest(), part.sampler.entries())
+        aligned, chains = alignment_coverage(part.store.manifest())
         if chains and not aligned:
             raise ValueError(
                 f"data.datasets.{name}: not one of {chains:,} protein and RNA chains of the store {path} has "
@@ -46,15 +45,10 @@ def _has_clusters(part: Part) -> bool:
     return "cluster" in part.store.items().column_names
 
 
-def alignment_coverage(manifest: pa.Table, entries: Collection[str]) -> tuple[int, int]:
-    """Protein and RNA chains of the named entries: those with an alignment, and all."""
-    rows = manifest.filter(pc.field("entry").isin(pa.array(sorted(entries), pa.string())))
+def alignment_coverage(manifest: pa.Table) -> tuple[int, int]:
+    """Protein and RNA chains of a store: those with an alignment, and all."""
+    of_entry = zip(manifest["chain_types"].to_pylist(), manifest["chain_msa_depths"].to_pylist(), strict=True)
     depths = [
-        depth
-        for kinds, own in zip(
-            rows["chain_types"].to_pylist(), rows["chain_msa_depths"].to_pylist(), strict=True
-        )
-        for kind, depth in zip(kinds, own, strict=True)
-        if kind in _SEARCHED
+        depth for kinds, own in of_entry for kind, depth in zip(kinds, own, strict=True) if kind in _SEARCHED
     ]
     return sum(depth > 0 for depth in depths), len(depths)

@@ -47,10 +47,6 @@ class ExampleSampler:
         self._entries = items["entry"].to_numpy().astype(np.str_)
         self._chains = np.stack([items["chain_1"].to_numpy(), items["chain_2"].to_numpy()], axis=1)
 
-    def entries(self) -> list[str]:
-        """All entries that may be drawn, sorted."""
-        return [str(entry) for entry in np.unique(self._entries)]
-
     def draw(self, n: int, attempt: int = 0) -> Draw:
         """The example of sample number `n`; later attempts are its replacements, should it prove bad."""
         point = generator(self.seed, n, f"example {attempt}").random() * self._cumulative[-1]

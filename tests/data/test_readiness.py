@@ -37,7 +37,7 @@ def test_the_built_in_sample_is_ready():
     check(DataConfig(str(sample_path())))
     manifest = Store(sample_path()).manifest()
     assert "chain_clusters" in manifest.column_names
-    aligned, chains = alignment_coverage(manifest, manifest["entry"].to_pylist())
+    aligned, chains = alignment_coverage(manifest)
     assert 0 < aligned < chains
 
 
@@ -50,21 +50,25 @@ def test_missing_clusters_are_refused_where_weights_need_them(store_path, cluste
     check(DataConfig(str(clustered.path)))
 
 
-def test_missing_alignments_are_refused(clustered):
+def with_column(store: Store, name: str, change) -> None:
+    manifest = store.manifest()
+    column = pa.array([[change(value) for value in own] for own in manifest[name].to_pylist()])
+    pq.write_table(
+        manifest.set_column(manifest.column_names.index(name), name, column), store.path / MANIFEST
+    )
+
+
+def test_a_store_without_any_alignment_is_refused(clustered):
     config = DataConfig(str(clustered.path), {"one": DatasetConfig(entries=["modr"])})
-    with pytest.raises(ValueError, match=r"datasets.one: not one of 1 prot.*--msas.*allow_missing_msas=true"):
+    check(config)  # modr has none, dimr of the same store has one
+    with_column(clustered, "chain_msa_depths", lambda depth: 0)
+    with pytest.raises(ValueError, match=r"datasets.one: not one of 3 prot.*--msas.*allow_missing_msas=true"):
         check(config)
     check(replace(config, allow_missing_msas=True))
-    check(replace(config, datasets={"both": DatasetConfig()}))  # dimr has one
 
 
 def test_chains_that_are_never_searched_do_not_count(clustered):
-    manifest = clustered.manifest()
-    assert alignment_coverage(manifest, ["dimr"]) == (2, 2)
-    dna = manifest.set_column(
-        manifest.column_names.index("chain_types"),
-        "chain_types",
-        pa.array([["DNA"] * len(kinds) for kinds in manifest["chain_types"].to_pylist()]),
-    )
-    pq.write_table(dna, clustered.path / MANIFEST)
-    check(DataConfig(str(clustered.path), {"one": DatasetConfig(entries=["modr"])}))
+    assert alignment_coverage(clustered.manifest()) == (2, 3)
+    with_column(clustered, "chain_msa_depths", lambda depth: 0)
+    with_column(clustered, "chain_types", lambda kind: "DNA")
+    check(DataConfig(str(clustered.path)))
