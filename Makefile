@@ -43,6 +43,7 @@ sample: setup  ## make the built-in sample anew from the registries' packages (d
 	$(BIN)/python scripts/sample/align.py build/sample
 	rm -rf build/sample/store
 	$(BIN)/python scripts/prepare_data.py --structures build/sample/mmcif --msas build/sample/msa --out build/sample/store
+	$(BIN)/python scripts/cluster_data.py build/sample/store
 	rm -rf src/data/sample_store && cp -r build/sample/store src/data/sample_store
 
 clean:

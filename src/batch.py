@@ -12,6 +12,7 @@ alignment G molecules, F atoms of their possible truths, V automorphisms of resi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
@@ -39,6 +40,7 @@ def _feature(axes: str, dtype: torch.dtype, pad: float = 0, index_into: str | No
     return field(metadata={"feature": Feature(names, dtype, pad, index_into)})
 
 
+_ALIGNMENT = 64  # bytes between features of a packed batch: any dtype, whole cache lines
 _INT, _FLOAT, _BYTE, _BOOL = torch.int32, torch.float32, torch.uint8, torch.bool
 
 
@@ -112,7 +114,11 @@ class Batch:
     symmetry_to: Tensor = _feature("Y", _INT, index_into="A")  # of this one
     option_residue: Tensor = _feature("V", _INT, pad=-1)
     resolution: Tensor = _feature("", _FLOAT)
-    is_distillation: Tensor = _feature("", _BOOL)
+    # Which losses the example supervises (data/datasets.py)
+    supervises_diffusion: Tensor = _feature("", _BOOL)
+    supervises_non_protein: Tensor = _feature("", _BOOL)  # of the diffusion loss
+    supervises_distogram: Tensor = _feature("", _BOOL)
+    supervises_confidence: Tensor = _feature("", _BOOL)
     sample_number: Tensor = _feature("", torch.int64)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
@@ -182,6 +188,44 @@ class Batch:
 
 
 SCHEMA: dict[str, Feature] = {f.name: f.metadata["feature"] for f in fields(Batch)}
+
+
+@dataclass
+class Packed:
+    """A batch in one buffer of bytes: what travels from a worker process to the training process.
+
+    A tensor a feature would cost a file descriptor and a mapping each, some ten milliseconds a batch.
+    """
+
+    buffer: Tensor  # uint8
+    shapes: tuple[tuple[int, ...], ...]  # of the features, in the order of SCHEMA
+
+    def pin_memory(self) -> Self:
+        return type(self)(self.buffer.pin_memory(), self.shapes)
+
+    def unpack(self) -> Batch:
+        """The batch, whose features are views of the buffer."""
+        features, start = {}, 0
+        for (name, feature), shape in zip(SCHEMA.items(), self.shapes, strict=True):
+            size = math.prod(shape) * feature.dtype.itemsize
+            features[name] = self.buffer[start : start + size].view(feature.dtype).view(shape)
+            start += _aligned(size)
+        return Batch(**features)
+
+
+def pack(batch: Batch) -> Packed:
+    """Copy every feature into one buffer; `Packed.unpack` is the inverse."""
+    tensors = [getattr(batch, name).contiguous() for name in SCHEMA]
+    sizes = [tensor.numel() * tensor.element_size() for tensor in tensors]
+    buffer, start = torch.zeros(sum(map(_aligned, sizes)), dtype=torch.uint8), 0
+    for tensor, size in zip(tensors, sizes, strict=True):
+        buffer[start : start + size] = tensor.reshape(-1).view(torch.uint8)
+        start += _aligned(size)
+    return Packed(buffer, tuple(tuple(tensor.shape) for tensor in tensors))
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
 def round_up(size: int, buckets: Sequence[int]) -> int:

@@ -4,13 +4,22 @@ import dataclasses
 import pytest
 import torch
 
-from foldwright.batch import SCHEMA, collate, round_up
+from foldwright.batch import SCHEMA, collate, pack, round_up
 from foldwright.data.synthetic import synthetic_example
 
 
 @pytest.fixture
 def example():
     return synthetic_example(10, 96, n_rows=4, n_cycles=2, n_templates=1)
+
+
+def test_a_packed_batch_is_the_batch(batch):
+    packed = pack(batch)
+    back = packed.unpack().check()
+    for name in SCHEMA:
+        assert torch.equal(getattr(back, name), getattr(batch, name)), name
+    sizes = sum(getattr(batch, name).nbytes for name in SCHEMA)
+    assert sizes <= packed.buffer.numel() <= sizes + 64 * len(SCHEMA)
 
 
 def test_padding_keeps_values_and_fills_with_the_declared_value(example):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from foldwright.data.clusters import sequence_of
 from foldwright.data.sample import store_path
 from foldwright.data.store import Store
 from foldwright.data.write_mmcif import write_structure
@@ -25,9 +26,9 @@ def commands(tag: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A user's folder: three structures of the sample as mmCIF files, and no alignment."""
-    if shutil.which("make") is None:
-        pytest.skip("needs make")
+    """A user's folder: three structures of the sample as mmCIF files, and one alignment."""
+    if shutil.which("make") is None or shutil.which("mmseqs") is None:
+        pytest.skip("needs make and MMseqs2")
     folder = tmp_path_factory.mktemp("readme")
     (folder / "my_structures").mkdir()
     (folder / "my_msas").mkdir()
@@ -36,6 +37,8 @@ def folder(tmp_path_factory):
         structure = store.entry(name).structure
         path = folder / "my_structures" / f"{name}.cif"
         write_structure(structure, structure.atom_coords, path, mask=structure.atom_resolved)
+    sequence = sequence_of(store.entry("5pti").structure, 0)
+    (folder / "my_msas" / "5pti_A.a3m").write_text(f">5pti\n{sequence}\n>other\nM{sequence[1:]}\n")
     for name in ("train.py", "scripts"):
         (folder / name).symlink_to(ROOT / name)
     return folder
@@ -49,7 +52,7 @@ def test_make_targets_exist():
 
 @pytest.mark.slow
 def test_commands_run_in_their_order(folder):
-    assert len(commands("")) == 2
+    assert len(commands("")) == 3
     for command in commands(""):
         words = shlex.split(command)
         assert words[0] == "python"

@@ -66,7 +66,7 @@ def confidence_targets(x: Tensor, batch: Batch) -> ConfidenceTargets:
 def counts_for_confidence(batch: Batch) -> Tensor:
     """Which examples confidence is learnt from: experimental, at 0.1 to 4 Å. bool [B]."""
     low, high = RESOLUTIONS
-    return ~batch.is_distillation & (batch.resolution >= low) & (batch.resolution <= high)
+    return batch.supervises_confidence & (batch.resolution >= low) & (batch.resolution <= high)
 
 
 def atom_lddt(x: Tensor, x_true: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

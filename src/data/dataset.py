@@ -1,32 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training dataset: sample requests in, examples out, read from a prepared store.
+"""The training dataset: sample requests in, examples out, read from the prepared stores of a mixture.
 
-Every draw (entry, crop, alignment rows, templates, conformers and their placement) has a generator of its own
-keyed by (seed, sample number). An example that cannot be built is quarantined: logged, counted and replaced
-by the next draw of the same number; more than a small share of them stops the run.
+Every draw (data set, entry, crop, alignment rows, templates, conformers and their placement) has a generator
+of its own keyed by (seed, sample number). An example that cannot be built is quarantined: logged, counted and
+replaced by the next draw of the same number; more than a small share of them stops the run.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from torch.utils.data import Dataset
 
 from foldwright.batch import Batch
-from foldwright.data.crop import Budget, CropMixture, crop, crop_input
+from foldwright.data.crop import Budget, crop, crop_input
+from foldwright.data.datasets import (
+    DatasetConfig,
+    drawing_weights,
+    select_items,
+    shares,
+    without_doubtful,
+)
 from foldwright.data.features import MsaConfig, alignment_columns, build_example
 from foldwright.data.records import Entry
-from foldwright.data.sampler import Draw, ExampleSampler, SampleRequest
-from foldwright.data.splits import training_entries
+from foldwright.data.sampler import Draw, ExampleSampler, SampleRequest, choose_dataset
 from foldwright.data.store import Store
 from foldwright.data.structure import Structure, Tokens
-from foldwright.data.weights import WeightConfig
 from foldwright.randomness import generator
 
 _log = logging.getLogger(__name__)
@@ -38,18 +41,29 @@ _ATOM_BUCKET = 32  # the query window of atom attention
 
 @dataclass
 class DataConfig:
-    """Where examples come from and how they are made. Sizes that a curriculum changes come with a request."""
+    """Where examples come from and how they are made. Sizes that a curriculum changes come with a request.
 
-    root: str = ""  # folder of the prepared store
-    entries: list[str] = field(default_factory=list)  # draw from these alone; all of the store if empty
-    split: str = ""  # draw from the training set of this split of the store alone
-    allow_overlap: bool = False  # train even if the split's training set overlaps its evaluation sets
-    crop: CropMixture = field(default_factory=CropMixture)
-    weights: WeightConfig = field(default_factory=WeightConfig)
+    The first data set is the one that validation and summary look into. With none named there is one, `pdb`,
+    of all of `root`.
+    """
+
+    root: str = ""  # the prepared store of every data set that does not name its own
+    datasets: dict[str, DatasetConfig] = field(default_factory=dict)
+    allow_overlap: bool = False  # train even if a split's training set overlaps its evaluation sets
+    allow_missing_clusters: bool = False  # train even if a set of weighted sampling has no clusters
+    allow_missing_msas: bool = False  # train even if no chain of a set has an alignment
     n_templates: int = 4
     random_msa_depth: bool = True  # cut every alignment to a random depth first, AF3 SI 2.2
     max_attempts: int = 10  # draws for one sample number before the run stops
     max_bad_fraction: float = 0.01  # share of bad examples that stops the run
+
+
+class Part(NamedTuple):
+    """One data set of the mixture, opened."""
+
+    config: DatasetConfig
+    store: Store
+    sampler: ExampleSampler
 
 
 class FullExample(NamedTuple):
@@ -61,14 +75,23 @@ class FullExample(NamedTuple):
 
 
 class StoreDataset(Dataset[Batch]):
-    """Maps a SampleRequest to a Batch of one example (no leading axis)."""
+    """Maps a SampleRequest to a Batch of one example (no leading axis).
+
+    `store` is that of the first data set. Raises ValueError for what a store lacks, or if there is none.
+    """
 
     def __init__(self, config: DataConfig, seed: int) -> None:
         self.config = config
         self.seed = seed
-        self.store = Store(config.root)
-        self.sampler = ExampleSampler(_items_of(self.store, config), config.weights, seed)
-        self.quarantine: dict[str, str] = {}  # entry -> why it is bad
+        datasets = named_datasets(config)
+        shares(datasets, {})
+        stores = {dataset.root: Store(dataset.root) for dataset in datasets.values()}
+        self.parts = {
+            name: _open_part(name, dataset, stores[dataset.root], config.allow_overlap, seed)
+            for name, dataset in datasets.items()
+        }
+        self.store = next(iter(self.parts.values())).store
+        self.quarantine: dict[str, str] = {}  # data set and entry -> why it is bad
         self.n_seen = 0
         self.n_bad = 0
 
@@ -78,26 +101,28 @@ class StoreDataset(Dataset[Batch]):
         Raises RuntimeError if too many examples are bad.
         """
         self.n_seen += 1
+        name = choose_dataset(self.seed, request.n, self.shares(dict(request.dataset_weights)))
+        part = self.parts[name]
         for attempt in range(self.config.max_attempts):
-            draw = self.sampler.draw(request.n, attempt)
-            if draw.entry in self.quarantine:
-                self._count_bad(draw.entry)
+            draw = part.sampler.draw(request.n, attempt)
+            bad = f"{name}/{draw.entry}"
+            if bad in self.quarantine:
+                self._count_bad(bad)
                 continue
             try:
-                return self._build(draw, request, attempt)
+                return self._build(part, draw, request, attempt)
             except Exception as error:  # any defect of one entry must not end a run of days
-                self.quarantine[draw.entry] = f"{type(error).__name__}: {error}"
-                _log.warning(
-                    "sample %d: entry %s is quarantined: %s",
-                    request.n,
-                    draw.entry,
-                    self.quarantine[draw.entry],
-                )
-                self._count_bad(draw.entry)
+                self.quarantine[bad] = f"{type(error).__name__}: {error}"
+                _log.warning("sample %d: entry %s is quarantined: %s", request.n, bad, self.quarantine[bad])
+                self._count_bad(bad)
         raise RuntimeError(
             f"sample {request.n}: {self.config.max_attempts} draws in a row gave bad examples: "
             f"{self.quarantine}; prepare the store again without them"
         )
+
+    def shares(self, overrides: Mapping[str, float]) -> dict[str, float]:
+        """Probability of every data set, with weights overridden by name; ValueError for an unknown name."""
+        return shares({name: part.config for name, part in self.parts.items()}, overrides)
 
     def _count_bad(self, entry: str) -> None:
         self.n_bad += 1
@@ -108,18 +133,21 @@ class StoreDataset(Dataset[Batch]):
                 f"{self.quarantine}"
             )
 
-    def _build(self, draw: Draw, request: SampleRequest, attempt: int) -> Batch:
-        entry = self.store.entry(draw.entry)
+    def _build(self, part: Part, draw: Draw, request: SampleRequest, attempt: int) -> Batch:
+        store, config = part.store, part.config
+        entry = store.entry(draw.entry)
+        if config.min_residue_plddt > 0:
+            entry = without_doubtful(entry, store.plddt(draw.entry), config.min_residue_plddt)
         budget = Budget(request.crop_tokens, request.crop_atoms)
         rng = generator(self.seed, request.n, f"crop {attempt}")
-        kept = crop(crop_input(entry.structure, entry.tokens), budget, self.config.crop, draw.chains, rng)
+        kept = crop(crop_input(entry.structure, entry.tokens), budget, config.crop, draw.chains, rng)
         columns = alignment_columns(entry, kept)
         entities = entry.structure.chain_entity[entry.tokens.token_chain[kept]]
         templated = np.intersect1d(entities, entry.template_entities) if self.config.n_templates else ()
         return build_example(
             entry,
-            self.store.components,
-            self.store.msas(draw.entry, columns, columns),
+            store.components,
+            store.msas(draw.entry, columns, columns),
             kept,
             msa_config=MsaConfig(request.msa_rows, self.config.random_msa_depth),
             n_templates=self.config.n_templates,
@@ -127,8 +155,9 @@ class StoreDataset(Dataset[Batch]):
             sample_number=request.n,
             msa_rng=generator(self.seed, request.n, f"msa {attempt}"),
             conformer_rng=generator(self.seed, request.n, f"conformers {attempt}"),
-            chain_templates=self.store.templates(draw.entry, map(int, templated)),
+            chain_templates=store.templates(draw.entry, map(int, templated)),
             template_rng=generator(self.seed, request.n, f"templates {attempt}"),
+            supervision=config.losses,
         )
 
     def full_example(self, entry: str, n_cycles: int, msa_rows: int, sample_number: int = 0) -> FullExample:
@@ -143,16 +172,25 @@ class StoreDataset(Dataset[Batch]):
         return FullExample(batch, stored.structure, stored.tokens)
 
 
-def _items_of(store: Store, config: DataConfig) -> pa.Table:
-    """The store's items, or those of the named entries or split; ValueError for what it lacks."""
-    items = store.items()
-    if missing := sorted(set(config.entries) - set(items["entry"].to_pylist())):
-        raise ValueError(f"data.entries: got {missing[0]!r}, which is not in the store {store.path}; "
-                         "its manifest.parquet lists what is")  # fmt: skip
-    if config.split:
-        training = training_entries(store, config.split, config.allow_overlap)
-        items = items.filter(pc.field("entry").isin(training))
-    return items.filter(pc.field("entry").isin(config.entries)) if config.entries else items
+def named_datasets(config: DataConfig) -> dict[str, DatasetConfig]:
+    """The data sets of a configuration, each with the store it draws from.
+
+    Raises ValueError, naming the key to set or to drop, for one without a store.
+    """
+    datasets = config.datasets or {"pdb": DatasetConfig()}
+    for name, dataset in datasets.items():
+        if not (dataset.root or config.root):
+            raise ValueError(
+                f"data.datasets.{name}.root: got no store; add data.datasets.{name}.root=STORE (or "
+                "data.root=STORE for all data sets), the folder that prepare_data.py made"
+                + (f"; or drop the set with ~data.datasets.{name}" if len(datasets) > 1 else "")
+            )
+    return {name: replace(dataset, root=dataset.root or config.root) for name, dataset in datasets.items()}
+
+
+def _open_part(name: str, config: DatasetConfig, store: Store, allow_overlap: bool, seed: int) -> Part:
+    items = select_items(store, name, config, allow_overlap)
+    return Part(config, store, ExampleSampler(items, drawing_weights(items, config), seed))
 
 
 def build_full(

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from foldwright.batch import Batch
 from foldwright.data import msa, reference, templates
+from foldwright.data.datasets import Scope, Supervision
 from foldwright.data.records import Entry
 from foldwright.data.structure import Bytes, Component, Ints, Strings, Tokens
 from foldwright.data.truth import truth_features
@@ -59,6 +60,7 @@ def build_example(
     conformer_rng: np.random.Generator,
     chain_templates: Mapping[int, templates.Templates] = MappingProxyType({}),
     template_rng: np.random.Generator | None = None,
+    supervision: Supervision | None = None,
 ) -> Batch:
     """Every feature of one example (no leading axis).
 
@@ -75,6 +77,7 @@ def build_example(
         msa_rng, conformer_rng: sources of the rows drawn, and of conformers with their placement.
         chain_templates: templates by entity.
         template_rng: draws templates, as in training; None takes the first ones.
+        supervision: losses that the example supervises; all if None.
     """
     crop = _cropped(entry.tokens, kept)
     atoms = _atom_features(entry, components, crop, conformer_rng)
@@ -85,6 +88,7 @@ def build_example(
         **_msa_features(entry, msas, crop, msa_config, n_cycles, msa_rng),
         **_template_features(entry, chain_templates, crop, n_templates, template_rng),
         **_labels(entry, crop),
+        **_supervised(supervision or Supervision()),
         **truth_features(entry, components, crop.tokens, crop.atoms),
         sample_number=torch.tensor(sample_number, dtype=torch.int64),
     )
@@ -269,5 +273,13 @@ def _labels(entry: Entry, crop: _Crop) -> dict[str, Tensor]:
         "bond_atoms": _tensor(bonds, torch.int32),
         "bond_mask": torch.ones(len(bonds), dtype=torch.bool),
         "resolution": torch.tensor(structure.resolution, dtype=torch.float32),
-        "is_distillation": torch.tensor(False),
+    }
+
+
+def _supervised(supervision: Supervision) -> dict[str, Tensor]:
+    return {
+        "supervises_diffusion": torch.tensor(supervision.diffusion is not Scope.none),
+        "supervises_non_protein": torch.tensor(supervision.diffusion is Scope.all),
+        "supervises_distogram": torch.tensor(supervision.distogram),
+        "supervises_confidence": torch.tensor(supervision.confidence),
     }

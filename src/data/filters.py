@@ -137,7 +137,7 @@ def _clashing_chains(structure: Structure, config: FilterConfig) -> Bools:
     atoms, then the later one; the worst pairs are settled first.
     """
     removed = np.zeros(len(structure.chain_name), np.bool_)
-    fractions, sizes = _clash_fractions(structure, config.clash_distance)
+    fractions, sizes = clash_fractions(structure, config.clash_distance)
     pairs = {(min(pair), max(pair)) for pair, value in fractions.items() if value > config.clash_fraction}
 
     def badness(chain: int, other: int) -> tuple[float, float, int]:
@@ -149,7 +149,7 @@ def _clashing_chains(structure: Structure, config: FilterConfig) -> Bools:
     return removed
 
 
-def _clash_fractions(
+def clash_fractions(
     structure: Structure, radius: float
 ) -> tuple[dict[tuple[int, int], float], NDArray[np.float64]]:
     """Share of a chain's resolved atoms near another, by ordered pair; and its number of resolved atoms."""

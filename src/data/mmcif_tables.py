@@ -36,6 +36,7 @@ class Atoms:
     residue_key: Strings  # label_seq_id in polymers; author number + insertion code where that is empty
     alternate: Strings  # "" when there is one position only
     occupancy: Floats
+    b_factor: Floats  # in predictions the pLDDT
     coords: Floats  # [L, 3]
 
 
@@ -272,8 +273,9 @@ def _atoms(block: gemmi.cif.Block) -> Atoms:
     )
     occupancy = np.nan_to_num(_numbers(block, "_atom_site.occupancy", size, 1.0)[keep])
     key = residue_keys(seq, author, insertion)
+    b_factor = np.nan_to_num(_numbers(block, "_atom_site.B_iso_or_equiv", size, 0.0)[keep])
     return Atoms(asym, component[keep], atom, key, alternate, occupancy.astype(np.float32),
-                 coords[keep].astype(np.float32))  # fmt: skip
+                 b_factor.astype(np.float32), coords[keep].astype(np.float32))  # fmt: skip
 
 
 def residue_keys(seq: Strings, author: Strings, insertion: Strings) -> Strings:

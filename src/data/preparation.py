@@ -27,11 +27,12 @@ from foldwright.data.filters import FilterConfig, Rejection, clean
 from foldwright.data.ligands import read_ligands
 from foldwright.data.mmcif import read_structure
 from foldwright.data.msa_blocks import encode_msa
+from foldwright.data.predicted import mean_plddt, read_plddt
 from foldwright.data.records import Entry, encode_entry, encode_record
 from foldwright.data.reference import atom_reference
 from foldwright.data.sources import EntryFiles, Note, file_digest
-from foldwright.data.store import SCHEMA_VERSION, msa_block_key, msa_key, pairing_key, template_key
-from foldwright.data.structure import Component, Structure
+from foldwright.data.store import SCHEMA_VERSION, msa_block_key, msa_key, pairing_key, plddt_key, template_key
+from foldwright.data.structure import Component, Floats, Structure
 from foldwright.data.template_structures import TemplateLibrary
 from foldwright.data.templates import Templates
 from foldwright.data.tokenize import tokenize
@@ -44,6 +45,7 @@ class PrepareConfig:
     """What decides an entry's stored bytes, and the limits on making them."""
 
     filters: FilterConfig = field(default_factory=FilterConfig)
+    predicted: bool = False  # the structures are predictions: their B factors are pLDDTs
     components: Path | None = None  # a components.cif of one's own, before the dictionary
     ligands: Path | None = None  # SMILES or SDF of ligands (`ligands.read_ligands`), before both
     dictionary_cache: Path = DEFAULT_CACHE
@@ -58,7 +60,7 @@ class PrepareConfig:
     def entry_hash(self) -> str:
         """Digest of all that decides an entry's bytes apart from its files."""
         parts = {"filters": asdict(self.filters), "templates": asdict(self.templates)}
-        return self._hash({**parts, "max_msa_rows": self.max_msa_rows})
+        return self._hash({**parts, "max_msa_rows": self.max_msa_rows, "predicted": self.predicted})
 
     def component_hash(self) -> str:
         """Digest of all that decides a component's bytes."""
@@ -146,20 +148,26 @@ def prepare_entry(bench: Workbench, source: Source) -> Prepared | Rejected | Unc
             source.files.structure, bench.dictionary, bench.config.filters.max_polymer_chains, changes
         )
         structure, dropped = clean(structure, bench.config.filters)
+        plddt = read_plddt(source.files.structure, structure) if bench.config.predicted else None
     except Rejection as rejection:
         return Rejected(source.entry, digest, rejection.reason, rejection.detail)
     except ValueError as error:
         return Rejected(source.entry, digest, "unreadable", str(error))
     structure = replace(structure, entry_id=source.entry)
     changes.update(dropped)
-    outcome = _assemble(bench, source, structure, digest, changes)
+    outcome = _assemble(bench, source, structure, plddt, digest, changes)
     if isinstance(outcome, Prepared):
         outcome = outcome._replace(seconds=round(time.perf_counter() - start, 4))
     return outcome
 
 
 def _assemble(
-    bench: Workbench, source: Source, structure: Structure, digest: str, changes: Counter[str]
+    bench: Workbench,
+    source: Source,
+    structure: Structure,
+    plddt: Floats | None,
+    digest: str,
+    changes: Counter[str],
 ) -> Prepared | Rejected:
     components = BareComponents(bench.dictionary)
     tokens = tokenize(structure, components)
@@ -174,14 +182,18 @@ def _assemble(
         msa_entities=np.array(sorted(msas.of_entity), np.int32),
         template_entities=np.array(sorted(templates), np.int32),
     )
-    data, arrays = encode_entry(entry), _stored(source.entry, msas, templates)
+    data, arrays = encode_entry(entry), _stored(source.entry, msas, templates, plddt)
     row = _manifest_row(entry, msas, templates, file_digest(source.files.structure), bench.config_hash)
     return Prepared(
         entry=source.entry,
         digest=digest,
         data=data,
         arrays=arrays,
-        row=row | {"n_bytes": len(data) + sum(map(len, arrays.values()))},
+        row={
+            **row,
+            "n_bytes": len(data) + sum(map(len, arrays.values())),
+            "mean_plddt": None if plddt is None else mean_plddt(plddt, structure),
+        },
         items=[asdict(item) for item in make_items(structure)],
         codes=[str(code) for code in np.unique(structure.residue_component)],
         changes=dict(changes),
@@ -198,12 +210,16 @@ def _templates(
     return read_templates(structure, files.hits, bench.library, bench.config.templates, changes)
 
 
-def _stored(entry: str, msas: EntryMsas, templates: Mapping[int, Templates]) -> dict[bytes, bytes]:
-    """Alignments, the species of paired rows, and templates, as the store keeps them."""
+def _stored(
+    entry: str, msas: EntryMsas, templates: Mapping[int, Templates], plddt: Floats | None
+) -> dict[bytes, bytes]:
+    """Alignments, the species of paired rows, templates and pLDDT, as the store keeps them."""
     stored = {pairing_key(entry): encode({"species": np.array(msas.paired_species, np.str_)})}
     for entity, msa in msas.of_entity.items():
         stored[msa_key(entry, entity)], blocks = encode_msa(msa)
         stored |= {msa_block_key(entry, entity, number): block for number, block in enumerate(blocks)}
+    if plddt is not None:
+        stored[plddt_key(entry)] = encode({"plddt": np.rint(plddt).astype(np.uint8)})
     return stored | {template_key(entry, entity): encode_record(found) for entity, found in templates.items()}
 
 

@@ -96,6 +96,7 @@ def _config(arguments: argparse.Namespace) -> PrepareConfig:
     filters = FilterConfig(**{name: getattr(arguments, name) for name in _FILTERS})
     return PrepareConfig(
         filters=filters,
+        predicted=arguments.predicted,
         components=arguments.components,
         ligands=arguments.ligands,
         dictionary_cache=arguments.dictionary_cache,
@@ -132,6 +133,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--templates", type=Path, help="directory of <entry>_<chain>.hhr, .a3m or .sto files of hits (.gz)")
     add("--template-structures", type=Path, help="directory of the mmCIF files that hits are looked up in")
     add("--templates-until", default="", help="ISO date; structures released later are no templates")
+    add(
+        "--predicted",
+        action="store_true",
+        help="the structures are predictions, whose B factors are the pLDDT, 0 to 100",
+    )
     add("--out", type=Path, required=True, help="the store to make or to bring up to date")
     add("--components", type=Path, help="a components.cif whose entries go before the dictionary's")
     add(
@@ -340,7 +346,7 @@ def _delete(environment: lmdb.Environment, entry: str) -> None:
             for kind in ("msa", "template")
             for key in store.keys_with_prefix(transaction, f"{kind}/{entry}/".encode())
         ]
-    keys += [store.pairing_key(entry), store.entry_key(entry), store.done_key(entry)]
+    keys += [store.plddt_key(entry), store.pairing_key(entry), store.entry_key(entry), store.done_key(entry)]
     _put(environment, dict.fromkeys(keys, b""))
 
 

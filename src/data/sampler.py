@@ -2,21 +2,23 @@
 """Which example is sample number n, and which samples make up a step.
 
 Sample numbers count from 0 over the whole run: n = step x global batch + position. What a number stands for
-depends on (seed, n) alone, so that a run resumes anywhere, on any number of ranks and workers.
+depends on (seed, n) and the weights of its phase alone, so that a run resumes anywhere, on any number of
+ranks and workers.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 from foldwright.data.structure import Ints
-from foldwright.data.weights import NO_CHAIN, WeightConfig, item_weights
+from foldwright.data.weights import NO_CHAIN
 from foldwright.randomness import generator
 
 
@@ -28,13 +30,13 @@ class Draw(NamedTuple):
 
 
 class ExampleSampler:
-    """Draws chains and interfaces with probabilities proportional to equation 1's weights.
+    """Draws chains and interfaces with probabilities proportional to `weights` [n].
 
     Raises ValueError if there is nothing to draw from.
     """
 
-    def __init__(self, items: pa.Table, weights: WeightConfig, seed: int) -> None:
-        cumulative = np.cumsum(item_weights(items, weights))
+    def __init__(self, items: pa.Table, weights: NDArray[np.float64], seed: int) -> None:
+        cumulative = np.cumsum(weights)
         if len(cumulative) == 0 or not cumulative[-1] > 0:
             raise ValueError(
                 f"got {len(cumulative)} items with a total weight of zero, expected a store with at least "
@@ -53,22 +55,34 @@ class ExampleSampler:
         return Draw(str(self._entries[row]), chains[chains != NO_CHAIN].astype(np.int32))
 
 
+def choose_dataset(seed: int, n: int, shares: Mapping[str, float]) -> str:
+    """The data set of sample number `n`, by probability; the only one without a draw."""
+    names = list(shares)
+    if len(names) == 1:
+        return names[0]
+    cumulative = np.cumsum([shares[name] for name in names])
+    point = generator(seed, n, "data set").random() * cumulative[-1]
+    return names[int(np.searchsorted(cumulative, point, side="right"))]
+
+
 class SampleRequest(NamedTuple):
-    """What a worker is asked for: sample number, recycling cycles and the sizes of the phase."""
+    """What a worker is asked for: sample number, recycling cycles, and the sizes and weights of the phase."""
 
     n: int
     n_cycles: int = 4
     crop_tokens: int = 384
     crop_atoms: int = 3456
     msa_rows: int = 1024
+    dataset_weights: tuple[tuple[str, float], ...] = ()  # by name, in the place of the configured ones
 
 
 class Sizes(Protocol):
-    """Sizes of one phase of the curriculum."""
+    """Sizes of one phase of the curriculum, and the weights of data sets that it overrides."""
 
     crop_tokens: int
     crop_atoms: int
     msa_rows: int
+    dataset_weights: dict[str, float]
 
 
 def n_cycles_of_step(seed: int, step: int, max_cycles: int) -> int:
@@ -122,11 +136,12 @@ class StepBatchSampler(Sampler[list[SampleRequest]]):
         share = self.global_batch // (self.world_size * self.accumulate)
         cycles = n_cycles_of_step(self.seed, step, self.max_cycles)
         sizes = self.sizes(step)
+        weights = tuple(sizes.dataset_weights.items())
         batches = []
         for micro in range(self.accumulate):
             first = step * self.global_batch + (micro * self.world_size + self.rank) * share
             batches.append([
-                SampleRequest(n, cycles, sizes.crop_tokens, sizes.crop_atoms, sizes.msa_rows)
+                SampleRequest(n, cycles, sizes.crop_tokens, sizes.crop_atoms, sizes.msa_rows, weights)
                 for n in range(first, first + share)
             ])  # fmt: skip
         return batches

@@ -45,17 +45,19 @@ def require_disjoint(split: pa.Table) -> None:
                 )
 
 
-def training_entries(store: Store, name: str, allow_overlap: bool) -> list[str]:
+def training_entries(
+    store: Store, name: str, allow_overlap: bool, key: str = "data.datasets.NAME.split"
+) -> list[str]:
     """Entries of a split's training set; the split is checked again, unless overlap is allowed.
 
-    Raises ValueError if the store has no such split, the split overlaps, or it names entries that the store
-    does not hold.
+    `key` is what errors call the setting. Raises ValueError if the store has no such split, the split
+    overlaps, or it names entries that the store does not hold.
     """
     path = split_path(store, name)
     if not path.is_file():
         there = ", ".join(sorted(p.stem.removeprefix("split_") for p in store.path.glob("split_*.parquet")))
         raise ValueError(
-            f"data.split: got {name!r}, expected one of the splits of {store.path}: "
+            f"{key}: got {name!r}, expected one of the splits of {store.path}: "
             f"{there or 'it has none'}; make one with `split_data.py`"
         )
     split = read_table(path)
@@ -69,7 +71,7 @@ def training_entries(store: Store, name: str, allow_overlap: bool) -> list[str]:
     missing = mine - set(store.manifest()["entry"].to_pylist())
     if missing or not mine:
         raise ValueError(
-            f"data.split={name}: the training set has {len(mine)} entries, of which the store "
+            f"{key}={name}: the training set has {len(mine)} entries, of which the store "
             f"{store.path} lacks {len(missing)}; expected one or more, all there: run `split_data.py` again"
         )
     return sorted(mine)

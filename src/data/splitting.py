@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     defaults = SplitConfig()
     parser = argparse.ArgumentParser(
         prog="split_data.py",
-        description="Split a store by date and homology; training takes it with data.split=NAME.",
+        description="Split a store by date and homology; train with data.datasets.pdb.split=NAME.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("store", type=Path, help="a store that cluster_data.py has clustered")

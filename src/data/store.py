@@ -3,8 +3,8 @@
 
     STORE/arrays.lmdb        meta, entry/<id>, component/<code>; msa/<id>/<entity> and its blocks of columns
                              msa/<id>/<entity>/<number>; template/<id>/<entity>; pairing/<id>, the species
-                             of paired rows; done/<id> and made/<code> hold what a preparation needs to
-                             know what is up to date
+                             of paired rows; plddt/<id> of a predicted entry's residues; done/<id> and
+                             made/<code> hold what a preparation needs to know what is up to date
     STORE/manifest.parquet   one row an entry
     STORE/items.parquet      one row a chain or interface, the units of sampling
     STORE/report.*           what was kept and what was rejected, with reasons (`report`)
@@ -22,13 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import lmdb
+import numpy as np
 import pyarrow as pa
 
 from foldwright.data.arrays import decode
 from foldwright.data.msa import Msa
 from foldwright.data.msa_blocks import decode_msa
 from foldwright.data.records import Entry, decode_entry, decode_record
-from foldwright.data.structure import Component, Ints
+from foldwright.data.structure import Component, Floats, Ints
 from foldwright.data.tables import read_table
 from foldwright.data.templates import Templates
 
@@ -60,6 +61,10 @@ def template_key(entry: str, entity: int) -> bytes:
 
 def component_key(code: str) -> bytes:
     return f"component/{code}".encode()
+
+
+def plddt_key(entry: str) -> bytes:
+    return f"plddt/{entry}".encode()
 
 
 def done_key(entry: str) -> bytes:
@@ -123,6 +128,11 @@ class Store:
         arrays, _ = decode(self._get(pairing_key(entry)))
         return [str(name) for name in arrays["species"]]
 
+    def plddt(self, entry: str) -> Floats | None:
+        """[S] pLDDT of every residue of a predicted entry, 0 to 100; None for an experimental one."""
+        data = self._find(plddt_key(entry))
+        return None if data is None else np.asarray(decode(data)[0]["plddt"], np.float32)
+
     def templates(self, entry: str, entities: Iterable[int]) -> dict[int, Templates]:
         """The templates of the given entities of an entry; KeyError for an entity without any."""
         return {
@@ -141,12 +151,16 @@ class Store:
         with _environment(self.path / ARRAYS).begin() as transaction:
             return [key.decode().split("/", 1)[1] for key in keys_with_prefix(transaction, b"component/")]
 
-    def _get(self, key: bytes) -> bytes:
+    def _find(self, key: bytes) -> bytes | None:
         try:
             with _environment(self.path / ARRAYS).begin() as transaction:
                 value: bytes | None = transaction.get(key)
         except lmdb.Error as error:
             raise _damaged(self.path, str(error)) from error
+        return value
+
+    def _get(self, key: bytes) -> bytes:
+        value = self._find(key)
         if value is None:
             raise KeyError(f"{key.decode()} is not in the store {self.path}")
         return value

@@ -124,6 +124,9 @@ def _chain(
         symmetry_to=tensor(np.zeros(0), i32),
         option_residue=tensor(np.zeros(0), i32),
         resolution=tensor(2.0, f32),
-        is_distillation=tensor(False, flag),
+        supervises_diffusion=tensor(True, flag),
+        supervises_non_protein=tensor(True, flag),
+        supervises_distogram=tensor(True, flag),
+        supervises_confidence=tensor(True, flag),
         sample_number=tensor(number, torch.int64),
     )

@@ -28,9 +28,10 @@ def representative_coordinates(batch: Batch) -> tuple[Tensor, Tensor]:
 
 def distogram_loss(logits: Tensor, batch: Batch) -> Tensor:
     """Mean cross-entropy over pairs of resolved representative atoms: [B]. logits [B, N, N, bins],
-    float32.
+    float32. Zero for examples that do not supervise it.
     """
     coords, resolved = representative_coordinates(batch)
+    resolved = resolved & batch.supervises_distogram[:, None]
     bins = distogram_bins(pairwise_distances(coords), logits.shape[-1])
     error = F.cross_entropy(logits.movedim(-1, 1), bins, reduction="none")
     counted = (resolved[:, :, None] & resolved[:, None, :]).to(error.dtype)

@@ -15,7 +15,13 @@ from foldwright.diffusion.noise import NoisedSamples
 from foldwright.diffusion.precondition import loss_weight
 from foldwright.kernels import Ops
 from foldwright.losses.confidence import confidence_losses
-from foldwright.losses.diffusion import aligned_mse, atom_weights, bond_loss, smooth_lddt_loss
+from foldwright.losses.diffusion import (
+    aligned_mse,
+    atom_weights,
+    bond_loss,
+    smooth_lddt_loss,
+    supervised_atoms,
+)
 from foldwright.losses.distogram import distogram_loss
 
 
@@ -53,7 +59,7 @@ def structure_loss(
     x_denoised [B, D, A, 3] Å, distogram_logits [B, N, N, 64], float32. `weighted_mse` is w(t̂) L_MSE, about 1
     for protein at initialisation; terms whose weight is zero are not computed.
     """
-    mse = aligned_mse(x_denoised, noised.x_true, atom_weights(batch), batch.atom_resolved, ops)
+    mse = aligned_mse(x_denoised, noised.x_true, atom_weights(batch), supervised_atoms(batch), ops)
     w = loss_weight(noised.t_hat)
     terms = {"mse": mse, "weighted_mse": w * mse}
     diffusion = terms["weighted_mse"]

@@ -159,7 +159,7 @@ class MetricsFile:
 
 
 class Meter(L.Callback):
-    """Times steps, writes metrics.csv (and W&B when it is the logger), and keeps the progress bar."""
+    """Times steps and their waits for data, writes metrics.csv (and W&B if chosen), keeps the bar."""
 
     def __init__(self, path: Path, config: TrainConfig, console: Console) -> None:
         self.file, self.config, self.console = MetricsFile(path), config, console
@@ -192,6 +192,7 @@ class Meter(L.Callback):
         now = time.perf_counter()
         seconds, self._last_time = now - self._last_time, now
         row = {"step": float(trainer.global_step), **pl_module.record, "step_time": seconds}
+        row["loader_wait"] = trainer.datamodule.loader.take_wait()  # type: ignore[attr-defined]
         if pl_module.device.type == "cuda":
             row["peak_memory_gib"] = torch.cuda.max_memory_allocated(pl_module.device) / 2**30
         if rank() == 0:
@@ -216,7 +217,8 @@ class Meter(L.Callback):
         step, seconds = int(row["step"]), row["step_time"]
         figures = (
             f"loss {row['loss']:.3f}  lr {row['lr']:.2e}  {seconds:.2f} s/step  "
-            f"{self.config.global_batch / seconds:.2f} examples/s"
+            f"{self.config.global_batch / seconds:.2f} examples/s  "
+            f"waited {100 * row['loader_wait'] / seconds:.0f} %"
         )
         if "peak_memory_gib" in row:
             figures += f"  {row['peak_memory_gib']:.1f} GiB"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from dataclasses import replace
 from pathlib import Path
 
 import hydra
@@ -24,6 +23,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.markup import escape
 
+from foldwright.data.dataset import StoreDataset, named_datasets
+from foldwright.data.readiness import require_ready
 from foldwright.kernels import Ops, select
 from foldwright.model import AlphaFold3
 from foldwright.training import checkpoint, hand_off
@@ -41,7 +42,7 @@ from foldwright.training.config import (
 )
 from foldwright.training.curriculum import Curriculum
 from foldwright.training.datamodule import StoreData, end_workers, open_dataset
-from foldwright.training.held_out import HeldOut, hold_out
+from foldwright.training.held_out import HeldOut, hold_out, leave_out
 from foldwright.training.module import StructureTraining
 from foldwright.training.parallel import Layout, build_strategy, resolve
 from foldwright.training.run_directory import claim, wandb_id
@@ -86,15 +87,14 @@ def train(config: TrainConfig) -> None:
         curriculum = Curriculum(config.curriculum)
         max_steps = _max_steps(config, curriculum)
         config.losses.check()
-        dataset = open_dataset(config.data, config.seed)
+        dataset = open_dataset(config.data, config.seed, config.loader.stage_to)
+        require_ready(dataset.parts, config.data)
         choose_entry(dataset, config.summary.entry)
-        held_out = hold_out(dataset.store, config.validation, config.data.entries)
-        training_data = config.data
-        if held_out.trained_on is not None:
-            training_data = replace(config.data, entries=list(held_out.trained_on))
-        training_dataset = open_dataset(training_data, config.seed)
+        first = next(iter(dataset.parts.values()))
+        held_out = hold_out(dataset.store, config.validation, first.config.entries)
+        training_dataset = StoreDataset(leave_out(dataset.config, held_out, dataset), config.seed)
         _announce(config, layout, held_out, run_dir, console)
-        console.print(curriculum.table(max_steps, config.global_batch))
+        console.print(curriculum.table(max_steps, config.global_batch, dataset.shares))
         ops = select(config.kernels, layout.device_type, console)
         skeleton = _skeleton(config, ops)
         parent = None
@@ -172,7 +172,7 @@ def _announce(
     console.rule(f"[bold]foldwright  stage={config.stage}")
     pairs = {
         "device": f"{layout.world_size} x {device} ({layout.sharding.value}{threads})",
-        "data": config.data.root,
+        "data": ", ".join(f"{name}: {data.root}" for name, data in named_datasets(config.data).items()),
         "validation": describe(held_out, config.validation),
         "mini-rollout": _describe_rollout(config),
         "seed": str(config.seed),

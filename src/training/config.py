@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from foldwright.data.dataset import DataConfig
+from foldwright.data.datasets import DatasetConfig
 from foldwright.diffusion.noise import NoiseConfig
 from foldwright.kernels import KernelConfig
 from foldwright.losses import LossConfig
@@ -71,10 +72,13 @@ class PathsConfig:
 
 @dataclass
 class LoaderConfig:
-    """Worker processes of each data loader, and the batches each keeps ready."""
+    """Worker processes of each data loader, the batches each keeps ready, and a local folder that stores are
+    copied to before they are read, for those on a network file system ("": read where they are).
+    """
 
     workers: int = 2
     prefetch: int = 2
+    stage_to: str = ""
 
 
 @dataclass
@@ -115,13 +119,21 @@ class TrainConfig:
 
 
 @dataclass
-class _Composing(TrainConfig):
-    """What Hydra composes onto: phases are free-form, else `+curriculum.NAME.until=9` could add none."""
+class _ComposingData(DataConfig):
+    datasets: dict[str, Any] = field(default_factory=dict)
 
+
+@dataclass
+class _Composing(TrainConfig):
+    """What Hydra composes onto: phases and data sets are free-form, else `+curriculum.NAME.until=9` and
+    `+data.datasets.NAME.root=STORE` could add none.
+    """
+
+    data: _ComposingData = field(default_factory=_ComposingData)
     curriculum: dict[str, Any] = field(default_factory=dict)
 
 
-def schema(kind: type[TrainConfig] = TrainConfig) -> DictConfig:
+def schema(kind: type[TrainConfig] | type[DatasetConfig] = TrainConfig) -> DictConfig:
     """The structured schema, writable even where a dataclass is frozen."""
     config: DictConfig = OmegaConf.structured(kind)
     _unfreeze(config)
@@ -129,8 +141,9 @@ def schema(kind: type[TrainConfig] = TrainConfig) -> DictConfig:
 
 
 def register() -> None:
-    """Make the schema known to Hydra as the node that `train.yaml` starts from."""
+    """Make the schemas known to Hydra: what `train.yaml` starts from, and each data set of configs/data/."""
     ConfigStore.instance().store(name="train_schema", node=schema(_Composing))
+    ConfigStore.instance().store(name="dataset_schema", node=schema(DatasetConfig))
 
 
 def compose_config(overrides: Iterable[str]) -> TrainConfig:
@@ -217,7 +230,8 @@ def _strip_optional(hint: Any) -> Any:
 def _all_keys(node: Any, prefix: str = "") -> Iterable[str]:
     for name, kind in (_children(node) or {}).items():
         yield prefix + name
-        yield from _all_keys(kind, f"{prefix}{name}.")
+        is_free = _children(kind) is None
+        yield from _all_keys(_value_type(kind) if is_free else kind, f"{prefix}{name}." + "NAME." * is_free)
 
 
 def _explain(error: BaseException) -> str:
@@ -229,10 +243,19 @@ def _explain(error: BaseException) -> str:
     path, reason = str(keyed.full_key), str(keyed).splitlines()[0]  # type: ignore[attr-defined]
     if not isinstance(keyed, (ConfigKeyError, ConfigAttributeError)):
         return f"{path}: {reason}"
-    near = nearest_key(path)
+    near = _nearest_name(path, getattr(keyed, "parent_node", None)) or nearest_key(path)
     return f"unknown configuration key {path!r}; " + (
         f"did you mean {near!r}?" if near else "run with --cfg job to see every key"
     )
+
+
+def _nearest_name(path: str, parent: Any) -> str | None:
+    """The key most like a wrong one among those that are there: names of phases and data sets."""
+    if not isinstance(parent, DictConfig):
+        return None
+    stem, _, name = path.rpartition(".")
+    match = get_close_matches(name, [str(key) for key in parent], 1, cutoff=0.6)
+    return ".".join(filter(None, [stem, *match])) if match else None
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:

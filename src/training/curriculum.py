@@ -7,10 +7,12 @@ A phase fixes the crop, the MSA depth and the number of diffusion samples. Defau
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from rich.table import Table
+
+from foldwright.data.datasets import described
 
 
 @dataclass
@@ -22,6 +24,7 @@ class PhaseConfig:
     crop_atoms: int = 3456  # a multiple of 32, the query window of atom attention
     msa_rows: int = 1024
     diffusion_samples: int = 48
+    dataset_weights: dict[str, float] = field(default_factory=dict)  # by name, instead of data.datasets'
 
 
 class Curriculum:
@@ -57,27 +60,28 @@ class Curriculum:
                 return phase
         return phase
 
-    def table(self, max_steps: int, global_batch: int) -> Table:
-        """The resolved plan, cut at `max_steps`."""
+    def table(
+        self, max_steps: int, global_batch: int, shares: Callable[[dict[str, float]], dict[str, float]]
+    ) -> Table:
+        """The resolved plan, cut at `max_steps`; `shares` makes a phase's dataset_weights probabilities."""
         table = Table(title=f"plan: {max_steps:,} steps of {global_batch}", title_justify="left")
-        for column in ("phase", "steps", "crop tokens", "crop atoms", "MSA rows", "D"):
-            table.add_column(column, justify="left" if column == "phase" else "right")
+        for column in ("phase", "steps", "crop tokens", "crop atoms", "MSA rows", "D", "data sets"):
+            table.add_column(column, justify="left" if column in ("phase", "data sets") else "right")
         first = 0
         for name, phase in self.phases.items():
             last = min(phase.until, max_steps)
             if last > first:
                 sizes = (phase.crop_tokens, phase.crop_atoms, phase.msa_rows, phase.diffusion_samples)
-                table.add_row(name, f"{first:,}-{last - 1:,}", *(f"{size:,}" for size in sizes))
+                drawn = described(shares(phase.dataset_weights))
+                table.add_row(name, f"{first:,}-{last - 1:,}", *(f"{size:,}" for size in sizes), drawn)
             first = phase.until
         return table
 
 
 def _check(name: str, phase: PhaseConfig) -> None:
-    for field in fields(phase):
-        if getattr(phase, field.name) < 1:
-            raise ValueError(
-                f"curriculum.{name}.{field.name}: got {getattr(phase, field.name)}, expected >= 1"
-            )
+    for size in ("until", "crop_tokens", "crop_atoms", "msa_rows", "diffusion_samples"):
+        if getattr(phase, size) < 1:
+            raise ValueError(f"curriculum.{name}.{size}: got {getattr(phase, size)}, expected >= 1")
     if phase.crop_atoms % 32:
         raise ValueError(
             f"curriculum.{name}.crop_atoms: got {phase.crop_atoms}, expected a multiple of 32; "

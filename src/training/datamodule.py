@@ -9,33 +9,43 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from types import FrameType
+from typing import Any
 
 import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
-from foldwright.batch import Batch, collate
-from foldwright.data.dataset import DataConfig, StoreDataset, buckets
+from foldwright.batch import Batch, Packed, collate, pack
+from foldwright.data.dataset import DataConfig, StoreDataset, buckets, named_datasets
 from foldwright.data.sample import store_path
 from foldwright.data.sampler import StepBatchSampler
+from foldwright.data.staging import stage
 from foldwright.training.config import TrainConfig
 from foldwright.training.curriculum import Curriculum
 
-BUILT_IN_SAMPLE = (
-    "built-in sample"  # as data.root: portable, where a path would differ from machine to machine
-)
+BUILT_IN_SAMPLE = "built-in sample"  # as root: portable, where a path would differ from machine to machine
 
 
-def open_dataset(config: DataConfig, seed: int) -> StoreDataset:
-    """The dataset of a configuration; ValueError where there is no store of this code's schema."""
-    if not config.root:
-        raise ValueError("data.root: got no store; add data.root=STORE, the folder that prepare_data.py made")
-    if config.root == BUILT_IN_SAMPLE:
-        config = replace(config, root=str(store_path()))
-    return StoreDataset(config, seed)
+def open_dataset(config: DataConfig, seed: int, stage_to: str = "") -> StoreDataset:
+    """The dataset of a configuration, its stores staged to a local folder if one is named.
+
+    Raises ValueError where there is no store of this code's schema.
+    """
+    named = named_datasets(config)
+    paths = {dataset.root: _path(dataset.root) for dataset in named.values()}
+    if stage_to:
+        paths = {root: str(stage(path, stage_to)) for root, path in paths.items()}
+    datasets = {name: replace(dataset, root=paths[dataset.root]) for name, dataset in named.items()}
+    return StoreDataset(replace(config, datasets=datasets), seed)
+
+
+def _path(root: str) -> str:
+    return str(store_path()) if root == BUILT_IN_SAMPLE else root
 
 
 def padding_buckets(curriculum: Curriculum, n_templates: int) -> dict[str, tuple[int, ...]]:
@@ -48,6 +58,30 @@ def padding_buckets(curriculum: Curriculum, n_templates: int) -> dict[str, tuple
     return {axis: tuple(sorted(values)) for axis, values in sizes.items()}
 
 
+class WatchedLoader(DataLoader[Batch]):
+    """Batches from workers, each in one buffer, and the seconds that their consumer was blocked so far."""
+
+    waited: float
+
+    def __iter__(self) -> Any:
+        self.waited = 0.0
+        return self._watch(super().__iter__())
+
+    def _watch(self, batches: Iterator[Packed]) -> Iterator[Batch]:
+        while True:
+            start = time.perf_counter()
+            packed = next(batches, None)
+            self.waited += time.perf_counter() - start
+            if packed is None:
+                return
+            yield packed.unpack()
+
+    def take_wait(self) -> float:
+        """Seconds waited since the last call."""
+        waited, self.waited = self.waited, 0.0
+        return waited
+
+
 class StoreData(L.LightningDataModule):
     """Training batches of this rank, from the trainer's step on."""
 
@@ -55,7 +89,7 @@ class StoreData(L.LightningDataModule):
         super().__init__()
         self.config, self.curriculum, self.dataset = config, curriculum, dataset
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> WatchedLoader:
         """Asked for by Lightning after the checkpoint's step has been set."""
         assert self.trainer is not None
         sampler = StepBatchSampler(
@@ -69,17 +103,23 @@ class StoreData(L.LightningDataModule):
             sizes=self.curriculum.at,
         )
         workers = self.config.loader.workers
-        return DataLoader(
+        self.loader = WatchedLoader(
             self.dataset,
             batch_sampler=sampler,
             num_workers=workers,
             prefetch_factor=self.config.loader.prefetch if workers else None,
             collate_fn=partial(
-                collate, buckets=padding_buckets(self.curriculum, self.config.data.n_templates)
+                collate_packed, buckets=padding_buckets(self.curriculum, self.config.data.n_templates)
             ),
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
-            worker_init_fn=_start_worker,
+            worker_init_fn=start_worker,
         )
+        return self.loader
+
+
+def collate_packed(examples: Sequence[Batch], buckets: Mapping[str, Sequence[int]]) -> Packed:
+    """Pad, stack and pack examples, in a worker."""
+    return pack(collate(examples, buckets))
 
 
 def end_workers() -> None:
@@ -88,7 +128,8 @@ def end_workers() -> None:
         process.terminate()
 
 
-def _start_worker(worker: int) -> None:
+def start_worker(worker: int) -> None:
+    """What a worker process begins with: one thread, and a first SIGTERM that it ignores."""
     signal.signal(signal.SIGTERM, _ignore_once)
     torch.set_num_threads(1)
 

@@ -3,16 +3,18 @@
 
 Held out are clusters of polymer chains, not entries: an entry with any held-out cluster is never trained on,
 and one is scored only if all its polymers belong to held-out clusters. So no chain of a scored entry was seen
-in training, in that entry or another (as well as the store's clusters can tell).
+in training, in that entry or another (as well as the store's clusters can tell). Clusters of different stores
+cannot be compared, sequences can: data sets of other stores leave out the entries with a held-out sequence.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
+from foldwright.data.dataset import DataConfig, StoreDataset
 from foldwright.data.store import Store
 from foldwright.diffusion.sampler import SamplerConfig
 
@@ -46,12 +48,14 @@ class HeldOut:
     """`scored`: entries to validate on. `trained_on`: all that may be drawn, or None if nothing is held out.
 
     `excluded` counts entries that are held back, scored or not; `too_large` those too large to score.
+    `sequences` are the exact clusters of all polymers of held-out clusters.
     """
 
     scored: tuple[str, ...] = ()
     trained_on: tuple[str, ...] | None = None
     excluded: int = 0
     too_large: int = 0
+    sequences: frozenset[str] = field(default=frozenset(), compare=False)
 
 
 def hold_out(store: Store, config: ValidationConfig, wanted: list[str]) -> HeldOut:
@@ -81,10 +85,46 @@ def hold_out(store: Store, config: ValidationConfig, wanted: list[str]) -> HeldO
     if not left:
         raise ValueError(
             f"validation: got {len(kept_back)} entries held out, which leaves none to train on; name others "
-            "in validation.entries, lower validation.fraction, or add to data.entries"
+            "in validation.entries, lower validation.fraction, or add to data.datasets.NAME.entries"
         )
     too_large = 0 if config.entries else sum(not fits[entry] for entry in pure)
-    return HeldOut(tuple(candidates[: config.max_entries]), left, len(kept_back), too_large)
+    scored = tuple(candidates[: config.max_entries])
+    return HeldOut(scored, left, len(kept_back), too_large, _sequences(manifest, held))
+
+
+def leave_out(config: DataConfig, held_out: HeldOut, dataset: StoreDataset) -> DataConfig:
+    """The data sets without what is held out of the first one's store; ValueError if one has nothing left."""
+    if held_out.trained_on is None:
+        return config
+    left = {dataset.store.path: frozenset(held_out.trained_on)}
+    datasets = {}
+    for name, part in dataset.parts.items():
+        if part.store.path not in left:
+            left[part.store.path] = _without_sequences(part.store, held_out.sequences)
+        wanted = part.config.entries or sorted(left[part.store.path])
+        entries = [entry for entry in wanted if entry in left[part.store.path]]
+        if not entries:
+            raise ValueError(
+                f"validation: nothing is left to draw for data.datasets.{name}; lower validation.fraction, "
+                f"name others in validation.entries, or drop the set with ~data.datasets.{name}"
+            )
+        datasets[name] = replace(part.config, entries=entries)
+    return replace(config, datasets=datasets)
+
+
+def _sequences(manifest: pa.Table, held: frozenset[str]) -> frozenset[str]:
+    """Exact clusters of the polymers that belong to held-out clusters."""
+    column = _CLUSTERS if _CLUSTERS in manifest.column_names else _EXACT_CLUSTERS
+    pairs = zip(manifest[column].to_pylist(), manifest[_EXACT_CLUSTERS].to_pylist(), strict=True)
+    return frozenset(
+        exact for own, of_chain in pairs for name, exact in zip(own, of_chain, strict=True) if name in held
+    )
+
+
+def _without_sequences(store: Store, sequences: frozenset[str]) -> frozenset[str]:
+    manifest = store.manifest()
+    rows = zip(manifest["entry"].to_pylist(), manifest[_EXACT_CLUSTERS].to_pylist(), strict=True)
+    return frozenset(entry for entry, own in rows if sequences.isdisjoint(own))
 
 
 def entry_clusters(manifest: pa.Table) -> dict[str, frozenset[str]]:

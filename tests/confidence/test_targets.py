@@ -137,5 +137,5 @@ def test_bins_are_half_an_angstrom_and_the_last_is_open():
 def test_only_experimental_structures_of_sound_resolution_count(batch):
     wide = batch.map(lambda tensor: tensor[:1].expand(6, *tensor.shape[1:]).clone())
     wide.resolution = torch.tensor([0.0, 0.1, 2.0, 4.0, 4.1, 2.0])
-    wide.is_distillation = torch.tensor([False] * 5 + [True])
+    wide.supervises_confidence = torch.tensor([True] * 5 + [False])
     assert counts_for_confidence(wide).tolist() == [False, True, True, True, False, False]

@@ -42,7 +42,7 @@ def test_an_example_is_a_function_of_seed_and_number(store_path):
 
 def test_workers_give_what_one_process_gives(store_path):
     examples = dataset(store_path)
-    sizes = type("Phase", (), {"crop_tokens": 20, "crop_atoms": 160, "msa_rows": 3})
+    sizes = type("Phase", (), {"crop_tokens": 20, "crop_atoms": 160, "msa_rows": 3, "dataset_weights": {}})
 
     def first_batches(workers: int):
         sampler = StepBatchSampler(2, 2, 0, 1, 1, 0, 4, lambda step: sizes)
@@ -62,8 +62,8 @@ def test_workers_give_what_one_process_gives(store_path):
 
 def test_a_bad_example_is_replaced_the_same_way_everywhere(store_path, monkeypatch, caplog):
     good = dataset(store_path)
-    number = next(n for n in range(50) if good.sampler.draw(n).entry == "modr"
-                  and good.sampler.draw(n, 1).entry == "dimr")  # fmt: skip
+    number = next(n for n in range(50) if good.parts["pdb"].sampler.draw(n).entry == "modr"
+                  and good.parts["pdb"].sampler.draw(n, 1).entry == "dimr")  # fmt: skip
     real = module.build_example
 
     def break_modr(entry, *arguments, **settings):
@@ -77,7 +77,7 @@ def test_a_bad_example_is_replaced_the_same_way_everywhere(store_path, monkeypat
         example = one[REQUEST._replace(n=number)]
     assert "modr is quarantined: ZeroDivisionError: made up" in caplog.text
     assert example.token_index.max() > 14  # of dimr
-    assert one.quarantine == {"modr": "ZeroDivisionError: made up"}
+    assert one.quarantine == {"pdb/modr": "ZeroDivisionError: made up"}
     for n in range(number):
         two[REQUEST._replace(n=n)]
     assert equal(example, two[REQUEST._replace(n=number)])

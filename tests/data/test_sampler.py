@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
@@ -21,10 +21,11 @@ class Phase:
     crop_tokens: int = 64
     crop_atoms: int = 640
     msa_rows: int = 32
+    dataset_weights: dict[str, float] = field(default_factory=dict)
 
 
 def test_draws_follow_the_weights():
-    sampler = ExampleSampler(ITEMS, WeightConfig(), seed=0)
+    sampler = ExampleSampler(ITEMS, item_weights(ITEMS, WeightConfig()), seed=0)
     counts = Counter(sampler.draw(n).entry for n in range(6000))
     weights = item_weights(ITEMS, WeightConfig())
     for entry, weight in zip("abc", weights / weights.sum(), strict=True):
@@ -33,7 +34,7 @@ def test_draws_follow_the_weights():
 
 
 def test_a_draw_is_a_function_of_seed_number_and_attempt():
-    one, two, other = (ExampleSampler(ITEMS, WeightConfig(), seed) for seed in (0, 0, 1))
+    one, two, other = (ExampleSampler(ITEMS, item_weights(ITEMS, WeightConfig()), seed) for seed in (0, 0, 1))
     draws = [one.draw(n).entry for n in range(200)]
     assert [two.draw(n).entry for n in reversed(range(200))][::-1] == draws
     assert [other.draw(n).entry for n in range(200)] != draws
@@ -41,16 +42,16 @@ def test_a_draw_is_a_function_of_seed_number_and_attempt():
 
 
 def test_draws_name_the_chains_of_the_item():
-    sampler = ExampleSampler(ITEMS, WeightConfig(), seed=0)
+    sampler = ExampleSampler(ITEMS, item_weights(ITEMS, WeightConfig()), seed=0)
     chains = {draw.entry: draw.chains.tolist() for draw in map(sampler.draw, range(200))}
     assert chains == {"a": [0], "b": [2], "c": [0, 3]}
 
 
 def test_nothing_to_draw_from_is_an_error():
     with pytest.raises(ValueError, match="0 items"):
-        ExampleSampler(item_table([]), WeightConfig(), seed=0)
+        ExampleSampler(item_table([]), np.zeros(0), seed=0)
     with pytest.raises(ValueError, match="total weight of zero"):
-        ExampleSampler(ITEMS, WeightConfig(chain=0, interface=0), seed=0)
+        ExampleSampler(ITEMS, np.zeros(3), seed=0)
 
 
 def steps(world_size: int, accumulate: int, start: int = 0, n_steps: int = 5) -> list[list[SampleRequest]]:

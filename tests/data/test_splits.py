@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from foldwright.data.dataset import DataConfig, StoreDataset
+from foldwright.data.datasets import DatasetConfig
 from foldwright.data.splits import require_disjoint, training_entries
 from foldwright.data.store import Store
 
@@ -45,19 +46,21 @@ def store(store_path, tmp_path):
 
 def test_training_draws_from_the_training_set_alone(store):
     pq.write_table(split_table(*GOOD), store.path / "split_mine.parquet")
-    dataset = StoreDataset(DataConfig(root=str(store.path), split="mine", n_templates=0), seed=0)
-    assert {dataset.sampler.draw(n).entry for n in range(50)} == {"dimr"}
+    dataset = StoreDataset(
+        DataConfig(str(store.path), {"pdb": DatasetConfig(split="mine")}, n_templates=0), seed=0
+    )
+    assert {dataset.parts["pdb"].sampler.draw(n).entry for n in range(50)} == {"dimr"}
     everything = StoreDataset(DataConfig(root=str(store.path), n_templates=0), seed=0)
-    assert {everything.sampler.draw(n).entry for n in range(50)} == {"dimr", "modr"}
+    assert {everything.parts["pdb"].sampler.draw(n).entry for n in range(50)} == {"dimr", "modr"}
 
 
 def test_training_refuses_overlap_unless_told(store):
     pq.write_table(split_table(*GOOD, ("test", "dimr", "z")), store.path / "split_leaky.parquet")
-    config = DataConfig(root=str(store.path), split="leaky", n_templates=0)
+    config = DataConfig(str(store.path), {"pdb": DatasetConfig(split="leaky")}, n_templates=0)
     with pytest.raises(ValueError, match=r"train and test share 1 entries.*data.allow_overlap=true"):
         StoreDataset(config, seed=0)
     config.allow_overlap = True
-    assert StoreDataset(config, seed=0).sampler.draw(0).entry == "dimr"
+    assert StoreDataset(config, seed=0).parts["pdb"].sampler.draw(0).entry == "dimr"
 
 
 def test_an_unknown_split_and_one_of_another_store_are_errors(store):

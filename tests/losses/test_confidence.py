@@ -58,7 +58,7 @@ def test_examples_not_learnt_from_give_zero_attached(batch, x):
     together = confidence_loss(logits, x, batch, LossConfig())
     batch.resolution[1] = 9.0
     first = confidence_loss(logits, x, batch, LossConfig())
-    batch.is_distillation[0] = True
+    batch.supervises_confidence[0] = False
     logits.pae.requires_grad_()
     none = confidence_loss(logits, x, batch, LossConfig(pae=1.0))
     assert 0 < float(first["plddt"]) < float(together["plddt"])

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
@@ -118,3 +120,30 @@ def test_nothing_resolved_gives_a_zero_that_can_be_differentiated(batch, ops):
     terms["loss"].backward()
     assert terms["loss"] == 0.0
     assert torch.isfinite(x.grad).all()
+
+
+def test_only_what_the_data_set_supervises_counts(batch, ops):
+    """Equal to dropping the atoms by hand; nothing left gives zero and a gradient of zero."""
+    kind = batch.molecule_type
+    kind[:, 15:] = MoleculeType.LIGAND
+    noised = noise_samples(batch, 2, NoiseConfig(), SEED)
+    x = (noised.x_noisy * 0.9).requires_grad_()
+    logits = torch.randn(2, 20, 20, 64)
+    batch.supervises_non_protein[1] = False
+    batch.supervises_diffusion[0] = False
+    batch.supervises_distogram[1] = False
+    terms = structure_loss(x, logits, noised, batch, LossConfig(bond=1.0), ops)
+    (grad,) = torch.autograd.grad(terms["loss"], x)
+    assert not grad[0].any()
+    ligand = torch.gather(kind, 1, batch.atom_to_token.long())[1] == MoleculeType.LIGAND
+    assert not grad[1][:, ligand].any()
+    assert grad[1][:, ~ligand & batch.atom_resolved[1]].any()
+    by_hand = replace(batch, atom_resolved=batch.atom_resolved.clone())
+    by_hand.atom_resolved[1, ligand] = False
+    by_hand.supervises_non_protein = torch.ones(2, dtype=torch.bool)
+    same = structure_loss(x, logits, noised, by_hand, LossConfig(bond=1.0), ops)
+    for name in ("mse", "weighted_mse", "smooth_lddt"):
+        torch.testing.assert_close(terms[name], same[name])
+    whole = distogram_loss(logits, batch)
+    assert whole[1] == 0
+    assert whole[0] > 0

@@ -45,10 +45,10 @@ def test_cfg_job_shows_the_cluster_configuration(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["data=pdb"], "data.root: got no store"),
+        (["data=pdb"], r"data.datasets.pdb.root: got no store.*data.root=STORE"),
         (["data.root=/nowhere"], "/nowhere"),
         (["summary.entry=9xyz"], "summary.entry: got '9xyz'"),
-        (["data.entries=[9xyz]"], "data.entries: got '9xyz'"),
+        (["data.datasets.pdb.entries=[9xyz]"], "data.datasets.pdb.entries: got '9xyz'"),
         (["trainer.max_steps=1000000"], "trainer.max_steps: got 1000000"),
         (["global_batch=3", "trainer.batch_per_device=2"], "global_batch: got 3"),
         (["curriculum.initial.crop_atoms=33"], "expected a multiple of 32"),

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-CONFIDENT = ("data.entries=[1ubi,1a7g,4zhl]", "rollout.sampler.steps=2", "global_batch=4")
+CONFIDENT = ("data.datasets.pdb.entries=[1ubi,1a7g,4zhl]", "rollout.sampler.steps=2", "global_batch=4")
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,9 @@
 
 import pytest
 
+from foldwright.data.crop import CropMixture
+from foldwright.data.dataset import named_datasets
+from foldwright.data.datasets import DatasetConfig, Limits, Scope, Supervision
 from foldwright.training.config import (
     ConfigError,
     TrainConfig,
@@ -29,6 +32,13 @@ from foldwright.training.parallel import Sharding
         ("curriculum.initial.until=null", "curriculum.initial.until"),
         ("model=bas", "base"),
         ("schedule.lr=[", "no viable alternative"),
+        ("data.datasets.pdb.wieght=1", "did you mean 'data.datasets.pdb.weight'"),
+        ("+data.datasets.pdb.wieght=1", "did you mean 'data.datasets.pdb.weight'"),
+        ("+data.datasets.new.losses.confidense=false", "did you mean 'data.datasets.new.losses.confidence'"),
+        ("data.datasets.pbd.weight=1", "'data.datasets.pbd'; did you mean 'data.datasets.pdb'"),
+        ("~data.datasets.pbd", "pbd"),
+        ("data.datasets.pdb.sampling=even", r"Invalid value .*\[weighted, uniform\]"),
+        ("data.entries=[1ubi]", "did you mean 'data.datasets.NAME.entries'"),
     ],
 )  # fmt: skip
 def test_mistakes_are_explained(override, message):
@@ -53,6 +63,34 @@ def test_phases_are_added_and_changed_from_the_command_line():
     )
     assert config.curriculum["initial"].until == 5
     assert config.curriculum["later"] == PhaseConfig(until=9, crop_tokens=640)
+
+
+def test_data_sets_are_added_changed_and_dropped_from_the_command_line():
+    config = compose_config(
+        [
+            "data=af3",
+            "~data.datasets.rna",
+            "data.datasets.pdb.weight=0.6",
+            "data.datasets.monomers.limits.min_plddt=80",
+            "+data.datasets.mine.root=/mine",
+            "+data.datasets.mine.losses.diffusion=none",
+            "+curriculum.initial.dataset_weights.pdb=0.5",
+        ]
+    )
+    sets = config.data.datasets
+    assert list(sets) == ["pdb", "disorder", "monomers", "short_monomers", "mine"]
+    assert sets["pdb"].weight == 0.6
+    assert sets["monomers"].limits == Limits(min_tokens=201, min_plddt=80.0)
+    assert sets["monomers"].crop == CropMixture(0.25, 0.75, 0.0)
+    assert sets["disorder"].losses == Supervision(Scope.protein, True, False)
+    assert sets["mine"] == DatasetConfig("/mine", losses=Supervision(Scope.none))
+    assert config.curriculum["initial"].dataset_weights == {"pdb": 0.5}
+
+
+def test_a_set_of_the_mixture_without_a_store_is_named():
+    config = compose_config(["data=af3", "data.datasets.pdb.root=/x"])
+    with pytest.raises(ValueError, match=r"disorder.root: got no store.*with ~data.datasets.disorder"):
+        named_datasets(config.data)
 
 
 def test_plain_form_is_resolved_and_flattens():

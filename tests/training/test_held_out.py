@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is held out is never trained on, in no entry; whatever else is in the store."""
 
+import shutil
 from dataclasses import replace
 
 import pyarrow as pa
 import pytest
 
+from foldwright.data.dataset import DataConfig, StoreDataset
+from foldwright.data.datasets import DatasetConfig
 from foldwright.data.sample import store_path
 from foldwright.data.store import Store
-from foldwright.training.held_out import HeldOut, ValidationConfig, entry_clusters, hold_out
+from foldwright.training.held_out import HeldOut, ValidationConfig, entry_clusters, hold_out, leave_out
 
 
 class FakeStore:
@@ -67,6 +70,32 @@ def test_the_choice_is_that_of_the_cluster_alone():
     config = ValidationConfig(fraction=0.2, max_entries=1000)
     all_scored = set(hold_out(store, config, []).scored)
     assert set(hold_out(fewer, config, []).scored) == {f"e{i}" for i in range(100)} & all_scored
+
+
+def test_every_data_set_leaves_out_what_is_held_out(tmp_path):
+    """One of the same store by entry, one of another store by sequence."""
+    other = tmp_path / "other"
+    shutil.copytree(store_path(), other)
+    data = DataConfig(
+        str(store_path()),
+        {
+            "pdb": DatasetConfig(),
+            "few": DatasetConfig(entries=["5pti", "1ubi"]),
+            "copy": DatasetConfig(str(other)),
+        },
+    )
+    dataset = StoreDataset(data, 0)
+    held = hold_out(dataset.store, ValidationConfig(entries=["5pti"]), [])
+    left = leave_out(data, held, dataset).datasets
+    assert set(left["pdb"].entries) == set(held.trained_on)
+    assert left["few"].entries == ["1ubi"]
+    assert "5pti" not in left["copy"].entries
+    assert len(left["copy"].entries) == 18
+    assert leave_out(data, HeldOut(), dataset) is data
+    sets = {"pdb": DatasetConfig(), "few": DatasetConfig(entries=["5pti"])}
+    dataset = StoreDataset(replace(data, datasets=sets), 0)
+    with pytest.raises(ValueError, match=r"nothing is left to draw for data.datasets.few; .*~data.dat"):
+        leave_out(data, held, dataset)
 
 
 def test_nothing_asked_nothing_held_out(store):

@@ -34,6 +34,6 @@ def test_phases_switch_without_a_restart(runs, monkeypatch):
         *(f"+curriculum.wider.{setting}" for setting in wider),
         "global_batch=1",
         "loader.workers=0",
-        "data.entries=[2ofg]",
+        "data.datasets.pdb.entries=[2ofg]",
     )
     assert seen == [(32, 320, 2)] * 2 + [(64, 640, 3)]

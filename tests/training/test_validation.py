@@ -51,12 +51,12 @@ def test_a_run_validates_before_at_intervals_and_at_the_end(runs, capsys, monkey
     drawn = []
     sound = StoreDataset._build
 
-    def watching(self, draw, request, attempt):
+    def watching(self, part, draw, request, attempt):
         drawn.append(draw.entry)
-        return sound(self, draw, request, attempt)
+        return sound(self, part, draw, request, attempt)
 
     monkeypatch.setattr(StoreDataset, "_build", watching)
-    extra = (*CHEAP, "loader.workers=0", "global_batch=4", "data.entries=[5pti,1as5,1ubi,2ofg]")
+    extra = (*CHEAP, "loader.workers=0", "global_batch=4", "data.datasets.pdb.entries=[5pti,1as5,1ubi,2ofg]")
     runs.here("validated", *extra, "trainer.max_steps=5")
     assert [row["step"] for row in read(runs, "validated")] == [0, 2, 4, 5]
     assert set(drawn) == {"2ofg"}
