@@ -32,7 +32,7 @@ class GroupConfig:
 
 
 class GroupSampler:
-    """Draws groups of rows of an affinity table. ValueError if it holds nothing that a group can be made of."""
+    """Draws groups of rows of an affinity table. ValueError if no group can be made of it."""
 
     def __init__(self, table: pa.Table, config: GroupConfig, seed: int) -> None:
         if config.size < 2:

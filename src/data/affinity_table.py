@@ -111,7 +111,9 @@ def affinity_table(measured: Sequence[Measured], report: AffinityReport) -> pa.T
     report.with_complex = sum(bool(row["complex"]) for row in rows)
     report.kinds.update(row["kind"] for row in rows)
     for kind in report.kinds:
-        values = [v for row in rows if row["kind"] == kind for v in (row["low"], row["high"]) if math.isfinite(v)]
+        values = [
+            v for row in rows if row["kind"] == kind for v in (row["low"], row["high"]) if math.isfinite(v)
+        ]
         if values:
             report.ranges[kind] = (min(values), max(values))
     return pa.Table.from_pylist(rows, SCHEMA)
@@ -176,7 +178,7 @@ def _bounds(exact: Sequence[float], constants: Iterable[Any]) -> tuple[float, fl
 
 
 def censor_ceiling(records: Iterable[Record], ceiling: float) -> list[Record]:
-    """Exact values at or above `ceiling` (y) as "> ceiling": the highest concentration that an assay tried."""
+    """Exact values from `ceiling` (y) on as "> ceiling", the highest concentration that an assay tried."""
     return [
         replace(record, constant=record.constant._replace(y=ceiling, relation=">"))
         if record.constant and record.constant.relation == "=" and record.constant.y >= ceiling - 1e-9
