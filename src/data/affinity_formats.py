@@ -78,8 +78,8 @@ def _reader_of(header: Sequence[str], path: Path) -> Callable[[Row], Iterator[Re
         return lambda row: _plain(row, known)
     raise ValueError(
         f"{path}: got the columns {', '.join(names)[:300]}; expected BindingDB's, ChEMBL's, a PDBbind index, "
-        "or a column with its unit in its name (Kd_nM, IC50_uM, pKi, dG_kcal), type with value and unit, or y for "
-        "binder or not"
+        "or a column with its unit in its name (Kd_nM, IC50_uM, pKi, dG_kcal), type with value and unit, "
+        "or y for binder or not"
     )
 
 

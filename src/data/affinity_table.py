@@ -22,6 +22,7 @@ from rich.table import Table
 
 from foldwright.data.affinity_formats import Record
 
+TABLE = "affinity.parquet"  # in a store
 PLAUSIBLE = (-8.0, 6.0)  # y: K from 10 fM to 1 M
 MAX_SPREAD = 1.0  # decades that repeated measurements of one ligand in one assay may differ
 SCHEMA = pa.schema([

@@ -32,6 +32,7 @@ from foldwright.data.affinity_complexes import (
 )
 from foldwright.data.affinity_formats import Record, read_records
 from foldwright.data.affinity_table import (
+    TABLE,
     AffinityReport,
     Ligand,
     Measured,
@@ -45,7 +46,7 @@ from foldwright.data.preparation import BareComponents
 from foldwright.data.store import Store
 from foldwright.data.structure import Component
 
-TABLE, REPORT = "affinity.parquet", "affinity_report.json"
+REPORT = "affinity_report.json"
 _UNKNOWN = Ligand("", float("nan"), bytes(256))
 
 
@@ -92,6 +93,7 @@ def prepare_affinity(
     dictionary: Dictionary,
     *,
     poses: Path | None = None,
+    known: Mapping[tuple[str, str], str] | None = None,
     targets: Sequence[str] = (),
     ligands: Mapping[str, str] | None = None,
     ceiling: float | None = None,
@@ -100,13 +102,14 @@ def prepare_affinity(
 ) -> AffinityReport:
     """Write STORE/affinity.parquet and its report; make STORE of the poses where there are any.
 
-    `ceiling`: y from which exact values are limits. Raises ValueError for an unreadable file, a store that
-    is missing, or one that is there already and should be made of poses.
+    `known`: complexes of STORE by target and ligand, beside those that are found. `ceiling`: y from which
+    exact values are limits. Raises ValueError for an unreadable file, a store that is missing, or one that is
+    there already and should be made of poses.
     """
     report = AffinityReport()
     records = [(path.name.split(".")[0], record) for path in files for record in _read(path, ceiling)]
     report.read = len(records)
-    known: dict[tuple[str, str], str] = {}
+    known = known or {}
     if poses is not None:
         folders = {k: v for k, v in series_folders(poses).items() if not targets or k in targets}
         wanted = {(record.target, record.ligand) for _, record in records}

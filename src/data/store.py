@@ -162,6 +162,13 @@ class ComponentTable(Mapping[str, Component]):
         return len(self._store.component_codes())
 
 
+def read_value(file: Path, key: bytes) -> bytes | None:
+    """One value of an LMDB file, or None where it is not there."""
+    with _environment(file).begin() as transaction:
+        value: bytes | None = transaction.get(key)
+    return value
+
+
 def check_schema(meta: bytes, path: Path) -> None:
     """Raise ValueError unless a store's meta record carries this code's schema version."""
     version = json.loads(meta)["schema_version"]

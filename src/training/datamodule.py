@@ -9,32 +9,33 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from types import FrameType
+from typing import Any
 
 import lightning as L
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from foldwright.batch import Batch, collate
 from foldwright.data.dataset import DataConfig, StoreDataset, buckets
-from foldwright.data.sample import store_path
+from foldwright.data.sample import affinity_store_path, store_path
 from foldwright.data.sampler import StepBatchSampler
 from foldwright.training.config import TrainConfig
 from foldwright.training.curriculum import Curriculum
 
-BUILT_IN_SAMPLE = (
-    "built-in sample"  # as data.root: portable, where a path would differ from machine to machine
-)
+# as data.root: portable, where a path would differ from machine to machine
+BUILT_IN = {"built-in sample": store_path, "built-in affinity sample": affinity_store_path}
 
 
 def open_dataset(config: DataConfig, seed: int) -> StoreDataset:
     """The dataset of a configuration; ValueError where there is no store of this code's schema."""
     if not config.root:
         raise ValueError("data.root: got no store; add data.root=STORE, the folder that prepare_data.py made")
-    if config.root == BUILT_IN_SAMPLE:
-        config = replace(config, root=str(store_path()))
+    if config.root in BUILT_IN:
+        config = replace(config, root=str(BUILT_IN[config.root]()))
     return StoreDataset(config, seed)
 
 
@@ -51,7 +52,7 @@ def padding_buckets(curriculum: Curriculum, n_templates: int) -> dict[str, tuple
 class StoreData(L.LightningDataModule):
     """Training batches of this rank, from the trainer's step on."""
 
-    def __init__(self, config: TrainConfig, curriculum: Curriculum, dataset: StoreDataset) -> None:
+    def __init__(self, config: TrainConfig, curriculum: Curriculum, dataset: Dataset[Any]) -> None:
         super().__init__()
         self.config, self.curriculum, self.dataset = config, curriculum, dataset
 
@@ -74,12 +75,14 @@ class StoreData(L.LightningDataModule):
             batch_sampler=sampler,
             num_workers=workers,
             prefetch_factor=self.config.loader.prefetch if workers else None,
-            collate_fn=partial(
-                collate, buckets=padding_buckets(self.curriculum, self.config.data.n_templates)
-            ),
+            collate_fn=self.collate(),
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
             worker_init_fn=_start_worker,
         )
+
+    def collate(self) -> Callable[[list[Batch]], Batch]:
+        """Makes a batch of what the dataset gave."""
+        return partial(collate, buckets=padding_buckets(self.curriculum, self.config.data.n_templates))
 
 
 def end_workers() -> None:

@@ -15,17 +15,18 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from foldwright.batch import Batch
 from foldwright.kernels import Ops
 from foldwright.layers.stack import set_checkpointing
 from foldwright.model import AlphaFold3
 from foldwright.training.config import TrainConfig
-from foldwright.training.curriculum import Curriculum
+from foldwright.training.curriculum import Curriculum, PhaseConfig
 from foldwright.training.ema import averaged_copy, update_average
 from foldwright.training.hand_off import freeze
 from foldwright.training.optim import build_adam, clip_gradients, learning_rate, set_learning_rate
 from foldwright.training.parallel import mean_over_ranks, shard
-from foldwright.training.step import step_losses
+
+Losses = Callable[[AlphaFold3, Any, PhaseConfig], dict[str, Tensor]]
+"""Scalars of a batch, `loss` first: what an `objective` gives."""
 
 
 class StructureTraining(L.LightningModule):
@@ -38,10 +39,11 @@ class StructureTraining(L.LightningModule):
     network: AlphaFold3
     average: AlphaFold3
 
-    def __init__(self, config: TrainConfig, ops: Ops) -> None:
+    def __init__(self, config: TrainConfig, ops: Ops, losses: Losses) -> None:
         super().__init__()
         self.config = config
         self.ops = ops
+        self.losses = losses
         self.curriculum = Curriculum(config.curriculum)
         self.record: dict[str, float] = {}
         self.skipped_steps = 0
@@ -66,20 +68,9 @@ class StructureTraining(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return build_adam(self.network.parameters(), self.config.optimizer)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Loss of one batch; `record` follows once the step's last batch has run."""
-        phase = self.curriculum.at(self.global_step)
-        terms = step_losses(
-            self.network,
-            batch,
-            phase.diffusion_samples,
-            self.config.seed,
-            self.config.noise,
-            self.config.losses,
-            self.config.rollout,
-            self.ops,
-        )
-        terms["n_cycles"] = torch.tensor(float(batch.msa.shape[1]), device=batch.device)
+        terms = self.losses(self.network, batch, self.curriculum.at(self.global_step))
         self._terms.append({name: term.detach() for name, term in terms.items()})
         return terms["loss"]
 
