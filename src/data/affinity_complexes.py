@@ -70,6 +70,7 @@ def read_protein(path: Path, dictionary: Dictionary) -> Structure:
     model.remove_alternative_conformations()
     model.remove_hydrogens()
     model.remove_waters()
+    model.assemblies.clear()  # remark 350 may name chains that the file no longer has
     for chain in model[0]:
         _keep_polymer(chain, dictionary)
     model.remove_empty_chains()

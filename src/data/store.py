@@ -198,7 +198,9 @@ os.register_at_fork(before=_close_environments)  # parent and child open the fil
 
 
 def open_for_writing(file: Path) -> lmdb.Environment:
-    """A writable environment, made if missing; one writer at a time."""
+    """A writable environment, made if missing, in place of this process's readers; one writer at a time."""
+    for key in [key for key in _environments if key[0] == str(file.resolve())]:
+        _environments.pop(key).close()
     return lmdb.open(str(file), subdir=False, map_size=_MAP_SIZE, readahead=False)
 
 
