@@ -15,8 +15,10 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
+from foldwright.affinity.head import AffinityConfig, AffinityHead, AffinityPrediction, Pocket
 from foldwright.batch import Batch
 from foldwright.confidence.head import ConfidenceConfig, ConfidenceHead, ConfidenceLogits
+from foldwright.confidence.scores import iptm
 from foldwright.diffusion.module import DiffusionConfig, DiffusionModule, SharedConditioning
 from foldwright.diffusion.noise import NoisedSamples
 from foldwright.diffusion.precondition import denoise
@@ -50,6 +52,7 @@ class ModelConfig:
     trunk: TrunkConfig = field(default_factory=TrunkConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     confidence: ConfidenceConfig = field(default_factory=ConfidenceConfig)
+    affinity: AffinityConfig = field(default_factory=AffinityConfig)
     trunk_dtype: Precision = Precision.bfloat16
     diffusion_dtype: Precision = Precision.bfloat16
 
@@ -76,6 +79,16 @@ class Output:
     confidence: ConfidenceLogits | None = None
 
 
+@dataclass
+class Pose:
+    """The best of several sampled structures of one example, and the representations that it came from."""
+
+    s_inputs: Tensor  # [N, c_s_inputs]
+    z: Tensor  # [N, N, c_z], in the trunk's dtype
+    x: Tensor  # [A, 3] Å
+    iptm: Tensor  # [D] of all samples
+
+
 class DistogramHead(nn.Module):
     """Symmetrised logits [B, N, N, 64] over representative-atom distances; zero at initialisation."""
 
@@ -98,6 +111,9 @@ class AlphaFold3(nn.Module):
         self.diffusion = DiffusionModule(config.diffusion, config.widths, ops)
         self.distogram = DistogramHead(config.widths.pair)
         self.confidence = ConfidenceHead(config.confidence, config.widths, ops)
+        self.affinity: AffinityHead | None = None  # of the last stage alone
+        if config.affinity.enabled:
+            self.affinity = AffinityHead(config.affinity, config.widths, ops)
 
     def forward(
         self, batch: Batch, noising: Noising, seed: Tensor, rollout: SamplerConfig | None = None
@@ -126,6 +142,26 @@ class AlphaFold3(nn.Module):
         return self._sample(
             batch, self._condition(batch, s_inputs, s, z), n_samples, config, key(seed, "sampler")
         )
+
+    @torch.no_grad()
+    def pose(self, batch: Batch, n_samples: int, config: SamplerConfig, seed: Tensor) -> Pose:
+        """Of a batch of one: the sample with the best ipTM, by the confidence head. seed int64 [1]."""
+        s_inputs, s, z = self.trunk(batch, key(seed, "dropout"), self._dtype(self.config.trunk_dtype))
+        shared = self._condition(batch, s_inputs, s, z)
+        samples = self._sample(batch, shared, n_samples, config, key(seed, "sampler"))[0]
+        scores = []
+        for x in samples:
+            logits = self.confidence(batch, s_inputs, s, z, x[None], key(seed, "confidence"))
+            tokens = batch.token_mask[0]
+            scores.append(iptm(logits.pae[0], tokens, batch.has_frame[0], batch.asym_id[0]))
+        score = torch.stack(scores)
+        return Pose(s_inputs[0], z[0], samples[int(score.argmax())], score)
+
+    def predict_affinity(self, pocket: Pocket, seed: Tensor) -> AffinityPrediction:
+        """The affinity head's ensemble on pockets of poses. seed int64 [B] keys dropout."""
+        assert self.affinity is not None, "model.affinity.enabled is false"
+        pocket.z = pocket.z.to(self._dtype(self.config.trunk_dtype))
+        return self.affinity(pocket, seed)
 
     def _condition(self, batch: Batch, s_inputs: Tensor, s: Tensor, z: Tensor) -> SharedConditioning:
         dtype = self._dtype(self.config.diffusion_dtype)

@@ -42,6 +42,12 @@ def component_from_sdf(code: str, path: Path, seed: int = 0, n_conformers: int =
     return _component(definition_from_sdf(code, path), seed, n_conformers)
 
 
+def component_from_molecule(code: str, molecule: Chem.Mol, seed: int = 0, n_conformers: int = 5) -> Component:
+    """The component of an RDKit molecule, its heavy atoms in its order; ValueError as for SMILES."""
+    with rdBase.BlockLogs():
+        return _component(definition_from_molecule(code, molecule), seed, n_conformers)
+
+
 def _component(definition: Definition, seed: int, n_conformers: int) -> Component:
     return make_component(
         definition.code, Dictionary(None, {definition.code: definition}), seed, n_conformers
@@ -96,7 +102,7 @@ def definition_from_smiles(code: str, smiles: str) -> Definition:
         molecule = Chem.MolFromSmiles(smiles) if smiles else None
         if molecule is None:
             raise ValueError(f"got {smiles[:60]!r}, expected a SMILES string that RDKit can read")
-        return _definition(code, _with_coordinates(Chem.AddHs(molecule), smiles))
+        return definition_from_molecule(code, molecule)
 
 
 def definition_from_sdf(code: str, path: Path) -> Definition:
@@ -112,13 +118,19 @@ def definition_from_sdf(code: str, path: Path) -> Definition:
         molecule = Chem.MolFromMolBlock(text, removeHs=False)
         if molecule is None:
             raise ValueError(f"{path} begins with no molecule that RDKit can read; expected an SDF file")
-        if molecule.GetNumConformers() and molecule.GetConformer().Is3D():
-            Chem.AssignStereochemistryFrom3D(molecule)
-            return _definition(code, Chem.AddHs(molecule, addCoords=True))
-        return _definition(code, _with_coordinates(Chem.AddHs(molecule), str(path)))
+        return definition_from_molecule(code, molecule)
 
 
-def _with_coordinates(molecule: Chem.Mol, source: str) -> Chem.Mol:
+def definition_from_molecule(code: str, molecule: Chem.Mol) -> Definition:
+    """The definition of an RDKit molecule, by its own coordinates if they have three dimensions."""
+    if molecule.GetNumConformers() and molecule.GetConformer().Is3D():
+        placed = Chem.AddHs(molecule, addCoords=True)
+        Chem.AssignStereochemistryFrom3D(placed)
+        return _definition(code, placed)
+    return _definition(code, _with_coordinates(Chem.AddHs(molecule)))
+
+
+def _with_coordinates(molecule: Chem.Mol) -> Chem.Mol:
     """The molecule with a conformer of its stereochemistry."""
     for random_coordinates in (False, True):
         parameters: Any = rdDistGeom.ETKDGv3()
@@ -126,6 +138,7 @@ def _with_coordinates(molecule: Chem.Mol, source: str) -> Chem.Mol:
         parameters.useRandomCoords = random_coordinates
         if molecule.GetNumAtoms() and rdDistGeom.EmbedMolecule(molecule, parameters) >= 0:
             return molecule
+    source = Chem.MolToSmiles(Chem.RemoveHs(molecule))
     raise ValueError(
         f"RDKit finds no coordinates for {source[:60]!r}; give an SDF file with three dimensions"
     )

@@ -6,6 +6,11 @@ from __future__ import annotations
 from pathlib import Path
 
 
+def affinity_store_path() -> Path:
+    """The built-in affinity sample's store: two targets with five measured ligands each."""
+    return Path(__file__).parent / "sample_affinity"
+
+
 def store_path() -> Path:
     """The sample's store directory."""
     return Path(__file__).parent / "sample_store"

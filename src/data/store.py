@@ -185,6 +185,13 @@ class ComponentTable(Mapping[str, Component]):
         return len(self._store.component_codes())
 
 
+def read_value(file: Path, key: bytes) -> bytes | None:
+    """One value of an LMDB file, or None where it is not there."""
+    with _environment(file).begin() as transaction:
+        value: bytes | None = transaction.get(key)
+    return value
+
+
 def check_schema(meta: bytes, path: Path) -> None:
     """Raise ValueError unless a store's meta record carries this code's schema version."""
     try:
@@ -226,7 +233,9 @@ os.register_at_fork(before=_close_environments)  # parent and child open the fil
 
 
 def open_for_writing(file: Path) -> lmdb.Environment:
-    """A writable environment, made if missing; one writer at a time."""
+    """A writable environment, made if missing, in place of this process's readers; one writer at a time."""
+    for key in [key for key in _environments if key[0] == str(file.resolve())]:
+        _environments.pop(key).close()
     return lmdb.open(str(file), subdir=False, map_size=_MAP_SIZE, readahead=False)
 
 

@@ -36,7 +36,7 @@ from foldwright.layers.stack import set_checkpointing
 from foldwright.model import AlphaFold3
 from foldwright.training.checkpoint import code_version
 from foldwright.training.config import TrainConfig, compose_config
-from foldwright.training.curriculum import Curriculum
+from foldwright.training.curriculum import Curriculum, PhaseConfig
 from foldwright.training.ema import averaged_copy, update_average
 from foldwright.training.gradients import FlatGradients
 from foldwright.training.graphs import Eager, Execution, Graphed
@@ -139,10 +139,18 @@ class StepBenchmark:
             s.tokens, s.atoms, n_rows=s.msa_rows, n_cycles=n_cycles, n_templates=s.templates
         )
 
-    def losses(self, batch: Batch, n_samples: int, apart: Apart) -> dict[str, torch.Tensor]:
+    def losses(self, batch: Batch, phase: PhaseConfig, apart: Apart) -> dict[str, torch.Tensor]:
         c = self.config
         return step_losses(
-            self.network, batch, n_samples, c.seed, c.noise, c.losses, c.rollout, self.ops, apart
+            self.network,
+            batch,
+            phase.diffusion_samples,
+            c.seed,
+            c.noise,
+            c.losses,
+            c.rollout,
+            self.ops,
+            apart,
         )
 
     def step(self, clock: Clock, execution: Execution) -> None:
@@ -150,7 +158,7 @@ class StepBenchmark:
         config = self.config
         with clock.region("step"):
             with clock.region("forward and losses"):
-                terms = execution.forward(self.batch, self.phase.diffusion_samples)
+                terms = execution.forward(self.batch, self.phase)
             with clock.region("backward"):
                 self.gradients.zero()
                 execution.backward(terms["loss"])

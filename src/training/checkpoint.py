@@ -9,6 +9,7 @@ newest one verifies it, and passes over whatever is damaged. Only `.metadata` is
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -157,6 +158,11 @@ def read_record(directory: Path) -> Record:
             "train on with the code that wrote it, or start another run with run_name=NAME"
         )
     return Record(**fields)
+
+
+def digest(directory: Path) -> str:
+    """What tells a checkpoint from all others: 16 hex digits of its record, with the CRC of each file."""
+    return hashlib.sha256((directory / RECORD).read_bytes()).hexdigest()[:16]
 
 
 def fault(directory: Path) -> str | None:

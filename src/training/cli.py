@@ -23,17 +23,18 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.markup import escape
 
-from foldwright.data.dataset import StoreDataset, named_datasets
-from foldwright.data.readiness import require_ready
+from foldwright.data.dataset import named_datasets
 from foldwright.kernels import Ops, select
 from foldwright.model import AlphaFold3
 from foldwright.training import checkpoint, hand_off
-from foldwright.training.callbacks import Checkpointer, Meter, Summary
+from foldwright.training.affinity_objective import affinity_objective
+from foldwright.training.callbacks import Checkpointer, Meter
 from foldwright.training.checkpoint import CheckpointError
 from foldwright.training.config import (
     CONFIG_MODULE,
     CONFIG_NAME,
     ConfigError,
+    Learning,
     Logger,
     TrainConfig,
     build,
@@ -41,13 +42,14 @@ from foldwright.training.config import (
     register,
 )
 from foldwright.training.curriculum import Curriculum
-from foldwright.training.datamodule import StoreData, end_workers, open_dataset
-from foldwright.training.held_out import HeldOut, hold_out, leave_out
+from foldwright.training.datamodule import end_workers
 from foldwright.training.module import StructureTraining
+from foldwright.training.objective import structure_objective
 from foldwright.training.parallel import Layout, build_strategy, resolve
 from foldwright.training.run_directory import claim, wandb_id
-from foldwright.training.summary import choose_entry
-from foldwright.training.validation import Validation, describe
+from foldwright.training.validation import Validation
+
+OBJECTIVES = {Learning.structure: structure_objective, Learning.affinity: affinity_objective}
 
 
 def main() -> None:
@@ -86,20 +88,15 @@ def train(config: TrainConfig) -> None:
         accumulate = layout.accumulation(config.global_batch, config.trainer.batch_per_device)
         curriculum = Curriculum(config.curriculum)
         max_steps = _max_steps(config, curriculum)
-        config.losses.check()
-        dataset = open_dataset(config.data, config.seed, config.loader.stage_to)
-        require_ready(dataset.parts, config.data)
-        choose_entry(dataset, config.summary.entry)
-        first = next(iter(dataset.parts.values()))
-        held_out = hold_out(dataset.store, config.validation, first.config.entries)
-        training_dataset = StoreDataset(leave_out(dataset.config, held_out, dataset), config.seed)
-        _announce(config, layout, held_out, run_dir, console)
-        console.print(curriculum.table(max_steps, config.global_batch, dataset.shares))
         ops = select(config.kernels, layout.device_type, console)
+        objective = OBJECTIVES[config.learn](config, curriculum, ops, run_dir)
+        _announce(config, layout, objective.validation, run_dir, console)
+        console.print(curriculum.table(max_steps, config.global_batch, objective.shares))
         skeleton = _skeleton(config, ops)
         parent = None
         if is_fresh := not checkpoint.complete(run_dir / "checkpoints"):
             parent = hand_off.plan(config.init_from, skeleton, config.stage)
+        objective.begin(hand_off.parent_digest(parent, run_dir))
     except CheckpointError:
         raise
     except ValueError as error:
@@ -111,11 +108,10 @@ def train(config: TrainConfig) -> None:
             hand_off.write(parent, skeleton, run_dir)
     checkpointer = Checkpointer(run_dir / "checkpoints", config, console, parent)
     meter = Meter(run_dir / "metrics.csv", config, console)
-    callbacks: list[L.Callback] = [meter, checkpointer, Summary(run_dir, config, dataset, checkpointer)]
-    if held_out.scored:
-        path = run_dir / "validation.csv"
-        validation = Validation(path, config, held_out, dataset, checkpointer, meter, console)
-        callbacks.insert(1, validation)
+    callbacks: list[L.Callback] = [meter, checkpointer, *objective.closing(checkpointer)]
+    if objective.validator is not None:
+        path, every = run_dir / "validation.csv", config.validation.every_steps
+        callbacks.insert(1, Validation(path, every, objective.validator, checkpointer, meter, console))
     _quieten_lightning()
     trainer = L.Trainer(
         accelerator="gpu" if layout.device_type == "cuda" else "cpu",
@@ -134,7 +130,7 @@ def train(config: TrainConfig) -> None:
         default_root_dir=run_dir,
     )
     try:
-        trainer.fit(StructureTraining(config, ops), StoreData(config, curriculum, training_dataset))
+        trainer.fit(StructureTraining(config, ops, objective.losses, objective.captures), objective.data)
     finally:
         end_workers()
 
@@ -163,9 +159,7 @@ def _skeleton(config: TrainConfig, ops: Ops) -> AlphaFold3:
     return network
 
 
-def _announce(
-    config: TrainConfig, layout: Layout, held_out: HeldOut, run_dir: Path, console: Console
-) -> None:
+def _announce(config: TrainConfig, layout: Layout, validation: str, run_dir: Path, console: Console) -> None:
     """Say loudly what this run is and runs on."""
     device = torch.cuda.get_device_name() if layout.device_type == "cuda" else "CPU"
     threads = "" if layout.device_type == "cuda" else f", {torch.get_num_threads()} threads"
@@ -173,7 +167,7 @@ def _announce(
     pairs = {
         "device": f"{layout.world_size} x {device} ({layout.sharding.value}{threads})",
         "data": ", ".join(f"{name}: {data.root}" for name, data in named_datasets(config.data).items()),
-        "validation": describe(held_out, config.validation),
+        "validation": validation,
         "mini-rollout": _describe_rollout(config),
         "seed": str(config.seed),
         "run directory": str(run_dir.resolve()),

@@ -27,6 +27,7 @@ from foldwright.diffusion.noise import NoiseConfig
 from foldwright.kernels import KernelConfig
 from foldwright.losses import LossConfig
 from foldwright.model import ModelConfig
+from foldwright.training.affinity_config import AffinityStageConfig
 from foldwright.training.checkpoint import CheckpointConfig
 from foldwright.training.curriculum import PhaseConfig
 from foldwright.training.ema import EmaConfig
@@ -81,6 +82,13 @@ class LoaderConfig:
     stage_to: str = ""
 
 
+class Learning(Enum):
+    """What is learnt (`training.objective`): the stages up to confidence learn `structure`."""
+
+    structure = "structure"
+    affinity = "affinity"
+
+
 @dataclass
 class TrainConfig:
     """Everything a training run is made of. Each step recycles 1..max_cycles times, drawn from its number.
@@ -89,6 +97,7 @@ class TrainConfig:
     """
 
     stage: str = "structure"
+    learn: Learning = Learning.structure
     run_name: str = "${stage}"
     seed: int = 0
     global_batch: int = 256
@@ -102,6 +111,7 @@ class TrainConfig:
     curriculum: dict[str, PhaseConfig] = field(default_factory=dict)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     losses: LossConfig = field(default_factory=LossConfig)
+    affinity: AffinityStageConfig = field(default_factory=AffinityStageConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
@@ -115,7 +125,7 @@ class TrainConfig:
 
     def frozen(self) -> list[str]:
         """All that is not trained: `freeze`, and the confidence head where there is no rollout to judge."""
-        return [*self.freeze, *([] if self.rollout.enabled else ["confidence"])]
+        return sorted({*self.freeze, *([] if self.rollout.enabled else ["confidence"])})
 
 
 @dataclass

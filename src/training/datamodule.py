@@ -10,7 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from types import FrameType
@@ -18,17 +18,18 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from foldwright.batch import Batch, Packed, collate, pack
 from foldwright.data.dataset import DataConfig, StoreDataset, buckets, named_datasets
-from foldwright.data.sample import store_path
+from foldwright.data.sample import affinity_store_path, store_path
 from foldwright.data.sampler import StepBatchSampler
 from foldwright.data.staging import stage
 from foldwright.training.config import TrainConfig
 from foldwright.training.curriculum import Curriculum
 
-BUILT_IN_SAMPLE = "built-in sample"  # as root: portable, where a path would differ from machine to machine
+# as root: portable, where a path would differ from machine to machine
+BUILT_IN = {"built-in sample": store_path, "built-in affinity sample": affinity_store_path}
 
 
 def open_dataset(config: DataConfig, seed: int, stage_to: str = "") -> StoreDataset:
@@ -45,7 +46,7 @@ def open_dataset(config: DataConfig, seed: int, stage_to: str = "") -> StoreData
 
 
 def _path(root: str) -> str:
-    return str(store_path()) if root == BUILT_IN_SAMPLE else root
+    return str(BUILT_IN[root]()) if root in BUILT_IN else root
 
 
 def padding_buckets(curriculum: Curriculum, n_templates: int) -> dict[str, tuple[int, ...]]:
@@ -58,7 +59,7 @@ def padding_buckets(curriculum: Curriculum, n_templates: int) -> dict[str, tuple
     return {axis: tuple(sorted(values)) for axis, values in sizes.items()}
 
 
-class WatchedLoader(DataLoader[Batch]):
+class WatchedLoader(DataLoader[Any]):
     """Batches from workers, each in one buffer, and the seconds that their consumer was blocked so far."""
 
     waited: float
@@ -67,14 +68,14 @@ class WatchedLoader(DataLoader[Batch]):
         self.waited = 0.0
         return self._watch(super().__iter__())
 
-    def _watch(self, batches: Iterator[Packed]) -> Iterator[Batch]:
+    def _watch(self, batches: Iterator[Any]) -> Iterator[Any]:
         while True:
             start = time.perf_counter()
             packed = next(batches, None)
             self.waited += time.perf_counter() - start
             if packed is None:
                 return
-            yield packed.unpack()
+            yield packed.unpack() if isinstance(packed, Packed) else packed
 
     def take_wait(self) -> float:
         """Seconds waited since the last call."""
@@ -85,7 +86,7 @@ class WatchedLoader(DataLoader[Batch]):
 class StoreData(L.LightningDataModule):
     """Training batches of this rank, from the trainer's step on."""
 
-    def __init__(self, config: TrainConfig, curriculum: Curriculum, dataset: StoreDataset) -> None:
+    def __init__(self, config: TrainConfig, curriculum: Curriculum, dataset: Dataset[Any]) -> None:
         super().__init__()
         self.config, self.curriculum, self.dataset = config, curriculum, dataset
 
@@ -108,17 +109,19 @@ class StoreData(L.LightningDataModule):
             batch_sampler=sampler,
             num_workers=workers,
             prefetch_factor=self.config.loader.prefetch if workers else None,
-            collate_fn=partial(
-                collate_packed, buckets=padding_buckets(self.curriculum, self.config.data.n_templates)
-            ),
+            collate_fn=self.collate(),
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
             worker_init_fn=start_worker,
         )
         return self.loader
 
+    def collate(self) -> Callable[[Sequence[Any]], Any]:
+        """Makes a batch of what the dataset gave, in a worker."""
+        return partial(collate_packed, buckets=padding_buckets(self.curriculum, self.config.data.n_templates))
+
 
 def collate_packed(examples: Sequence[Batch], buckets: Mapping[str, Sequence[int]]) -> Packed:
-    """Pad, stack and pack examples, in a worker."""
+    """Pad, stack and pack examples."""
     return pack(collate(examples, buckets))
 
 

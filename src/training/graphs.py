@@ -10,27 +10,28 @@ a time. What cannot be captured, because its sizes change with every example, ru
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from foldwright.batch import SCHEMA, Batch
 from foldwright.permutation import Labels
+from foldwright.training.curriculum import PhaseConfig
 from foldwright.training.step import Apart, directly
 
 VARIABLE_AXES = frozenset("GFYV")  # of the truths that could be exchanged: read by the permutation alone
 _CAPTURED = frozenset(name for name, feature in SCHEMA.items() if not VARIABLE_AXES & {*feature.axes})
 
-Losses = Callable[[Batch, int, Apart], dict[str, Tensor]]
-"""(batch, number of noised copies, apart) -> scalars, `loss` among them."""
+Losses = Callable[[Any, PhaseConfig, Apart], dict[str, Tensor]]
+"""(batch, phase, apart) -> scalars, `loss` among them."""
 _Permutation = Callable[[Batch, Tensor], Labels]
 
 
 class Execution(Protocol):
     """How a batch's forward and backward are run."""
 
-    def forward(self, batch: Batch, n_samples: int) -> dict[str, Tensor]:
+    def forward(self, batch: Any, phase: PhaseConfig) -> dict[str, Tensor]:
         """Scalars of a batch."""
         ...
 
@@ -45,8 +46,8 @@ class Eager:
     def __init__(self, losses: Losses) -> None:
         self.losses = losses
 
-    def forward(self, batch: Batch, n_samples: int) -> dict[str, Tensor]:
-        return self.losses(batch, n_samples, directly)
+    def forward(self, batch: Any, phase: PhaseConfig) -> dict[str, Tensor]:
+        return self.losses(batch, phase, directly)
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()
@@ -64,15 +65,15 @@ class Graphed:
         self._recordings: dict[Hashable, _Recording | None] = {}
         self._current: _Recording | None = None
 
-    def forward(self, batch: Batch, n_samples: int) -> dict[str, Tensor]:
-        key = (n_samples, *(getattr(batch, name).shape for name in sorted(_CAPTURED)))
+    def forward(self, batch: Batch, phase: PhaseConfig) -> dict[str, Tensor]:
+        key = (phase.diffusion_samples, *(getattr(batch, name).shape for name in sorted(_CAPTURED)))
         if key not in self._recordings:
             self._recordings[key] = None
-            return self.losses(batch, n_samples, directly)
+            return self.losses(batch, phase, directly)
         self._current = self._recordings[key]
         if self._current is None:
             self._current = self._recordings[key] = _Recording(self._pool, batch)
-            return self._current.record(self.losses, n_samples, self.scale)
+            return self._current.record(self.losses, phase, self.scale)
         return self._current.replay(batch)
 
     def backward(self, loss: Tensor) -> None:
@@ -95,10 +96,10 @@ class _Recording:
         self.terms: dict[str, Tensor] = {}
         self._capturing: torch.cuda.graph | None = None
 
-    def record(self, losses: Losses, n_samples: int, scale: float) -> dict[str, Tensor]:
+    def record(self, losses: Losses, phase: PhaseConfig, scale: float) -> dict[str, Tensor]:
         """Capture, and run segment by segment: capturing computes nothing by itself."""
         self._begin()
-        terms = losses(self.batch, n_samples, self._apart)
+        terms = losses(self.batch, phase, self._apart)
         loss = terms["loss"] * scale
         self._end()
         with torch.cuda.graph(self.backward, pool=self.pool, capture_error_mode="thread_local"):

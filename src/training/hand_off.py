@@ -129,6 +129,16 @@ def plan(config: InitFromConfig, network: nn.Module, stage: str) -> HandOff | No
     return HandOff(parent, parent_stage, record.step, config.weights, config.optimizer, loaded, new)
 
 
+def parent_digest(hand_off: HandOff | None, run_dir: Path) -> str:
+    """Digest of the checkpoint that a run started from: of the parent planned, or as hand_off.json keeps it;
+    "" without a parent.
+    """
+    if hand_off is not None:
+        return checkpoint.digest(hand_off.parent)
+    kept = run_dir / HAND_OFF_FILE
+    return (json.loads(kept.read_text()).get("parent_digest") or "") if kept.is_file() else ""
+
+
 def find_parent(path: Path) -> Path:
     """The checkpoint that a path to a run or checkpoint means; CheckpointError if there is no sound one."""
     if (path / RECORD).is_file():
@@ -202,6 +212,7 @@ def write(hand_off: HandOff | None, network: nn.Module, run_dir: Path) -> None:
     loaded = set(hand_off.loaded) if hand_off else set()
     record = {
         "parent": str(hand_off.parent) if hand_off else None,
+        "parent_digest": checkpoint.digest(hand_off.parent) if hand_off else None,
         "stage": hand_off.parent_stage if hand_off else None,
         "step": hand_off.parent_step if hand_off else None,
         "weights": hand_off.weights.value if hand_off else None,

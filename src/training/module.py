@@ -15,23 +15,25 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from foldwright.batch import Batch
 from foldwright.kernels import Ops
 from foldwright.layers.stack import set_checkpointing
 from foldwright.model import AlphaFold3
 from foldwright.training.config import TrainConfig
-from foldwright.training.curriculum import Curriculum
+from foldwright.training.curriculum import Curriculum, PhaseConfig
 from foldwright.training.ema import averaged_copy, update_average
 from foldwright.training.gradients import FlatGradients, Gradients, ShardedGradients
 from foldwright.training.graphs import Eager, Execution, Graphed
 from foldwright.training.hand_off import freeze
 from foldwright.training.optim import build_adam, learning_rate, set_learning_rate
 from foldwright.training.parallel import mean_over_ranks, shard
-from foldwright.training.step import Apart, step_losses
+from foldwright.training.step import Apart
+
+Losses = Callable[[AlphaFold3, Any, PhaseConfig, Apart], dict[str, Tensor]]
+"""Scalars of a batch, `loss` first: what an `objective` gives."""
 
 
 class StructureTraining(L.LightningModule):
-    """Trains AlphaFold3 in any stage.
+    """Trains AlphaFold3 in any stage. `captures`: replay the losses as CUDA graphs where that can be done.
 
     After each optimiser step `record` holds its figures, the same on every rank: loss and every loss term,
     gradient norm, learning rate, number of cycles, and 1 in `skipped` if the step was skipped.
@@ -42,10 +44,12 @@ class StructureTraining(L.LightningModule):
     gradients: Gradients
     execution: Execution
 
-    def __init__(self, config: TrainConfig, ops: Ops) -> None:
+    def __init__(self, config: TrainConfig, ops: Ops, losses: Losses, captures: bool) -> None:
         super().__init__()
         self.config = config
         self.ops = ops
+        self.losses = losses
+        self.captures = captures
         self.curriculum = Curriculum(config.curriculum)
         self.record: dict[str, float] = {}
         self.skipped_steps = 0
@@ -74,20 +78,16 @@ class StructureTraining(L.LightningModule):
         return build_adam(self.network.parameters(), self.config.optimizer)
 
     def on_train_start(self) -> None:
-        captured = self.config.trainer.graphs and self.device.type == "cuda" and self.device_mesh is None
         scale = 1.0 / self.trainer.accumulate_grad_batches
+        captured = self.captures and self.device.type == "cuda" and self.device_mesh is None
         self.execution = Graphed(self._losses, scale) if captured else Eager(self._losses)
 
-    def _losses(self, batch: Batch, n_samples: int, apart: Apart) -> dict[str, Tensor]:
-        c = self.config
-        return step_losses(
-            self.network, batch, n_samples, c.seed, c.noise, c.losses, c.rollout, self.ops, apart
-        )
+    def _losses(self, batch: Any, phase: PhaseConfig, apart: Apart) -> dict[str, Tensor]:
+        return self.losses(self.network, batch, phase, apart)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Loss of one batch; `record` follows once the step's last batch has run."""
-        terms = self.execution.forward(batch, self.curriculum.at(self.global_step).diffusion_samples)
-        terms["n_cycles"] = torch.full((), float(batch.msa.shape[1]), device=batch.device)
+        terms = self.execution.forward(batch, self.curriculum.at(self.global_step))
         self._terms.append({name: term.detach() for name, term in terms.items()})
         return terms["loss"]
 

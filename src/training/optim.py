@@ -15,11 +15,14 @@ from torch import nn
 
 @dataclass
 class OptimizerConfig:
-    """Adam without weight decay; gradients clipped to a global norm; too many bad steps in a row stop."""
+    """Adam, or AdamW where there is weight decay; gradients clipped to a global norm; too many bad steps in a
+    row stop.
+    """
 
     beta1: float = 0.9
     beta2: float = 0.95
     epsilon: float = 1e-8
+    weight_decay: float = 0.0
     clip_norm: float = 10.0
     max_skipped_in_a_row: int = 20
 
@@ -53,6 +56,8 @@ def build_adam(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> t
         lr=0.0,  # set before every update
         betas=(config.beta1, config.beta2),
         eps=config.epsilon,
+        weight_decay=config.weight_decay,
+        decoupled_weight_decay=True,
         fused=fused,
         foreach=not fused,
     )

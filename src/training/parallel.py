@@ -153,8 +153,9 @@ def shard(network: nn.Module, mesh: DeviceMesh) -> nn.Module:
             for block in module.blocks:
                 fully_shard(block, mesh=data_parallel)
     fully_shard(network, mesh=data_parallel)
-    if hasattr(network, "sample"):
-        register_fsdp_forward_method(network, "sample")
+    for method in ("sample", "pose", "predict_affinity"):
+        if hasattr(network, method):
+            register_fsdp_forward_method(network, method)
     return network
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Validation: LDDT of held-out entries, sampled from noise by the averaged model, in the course of training.
+"""Validation of the averaged model in the course of training: LDDT of held-out entries, sampled from noise.
 
 Runs before the first step, every `validation.every_steps` and at the end. Each rank samples its share of the
 entries; all run the same number of forwards, as a sharded network needs, and no entry counts twice. Noise and
@@ -8,9 +8,10 @@ MSA rows are fixed, so that the curve shows the weights alone and a resumed run 
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import lightning as L
 import numpy as np
@@ -68,6 +69,34 @@ def validate(
     return {"lddt": float(mean), "lddt_best": float(best), **each}
 
 
+class Validator(Protocol):
+    """Scores a network: named figures; the highest `best` decides which checkpoint is kept."""
+
+    best: str
+
+    def __call__(self, network: AlphaFold3, device: torch.device) -> dict[str, float]: ...
+
+    def line(self, figures: dict[str, float]) -> str:
+        """What the log says of the figures."""
+        ...
+
+
+class StructureValidator:
+    """LDDT of the held-out entries (`validate`)."""
+
+    best = "lddt"
+
+    def __init__(self, dataset: StoreDataset, held_out: HeldOut, config: TrainConfig) -> None:
+        self.dataset, self.held_out, self.config = dataset, held_out, config
+
+    def __call__(self, network: AlphaFold3, device: torch.device) -> dict[str, float]:
+        settings, seed = self.config.validation, self.config.seed
+        return validate(network, self.dataset, self.held_out.scored, settings, seed, device)
+
+    def line(self, figures: dict[str, float]) -> str:
+        return f"LDDT {figures['lddt']:.3f} (best samples {figures['lddt_best']:.3f})"
+
+
 class Validation(L.Callback):
     """Scores the average, writes validation.csv (and the logger), and has the best checkpoint kept.
 
@@ -77,26 +106,26 @@ class Validation(L.Callback):
     def __init__(
         self,
         path: Path,
-        config: TrainConfig,
-        held_out: HeldOut,
-        dataset: StoreDataset,
+        every_steps: int,
+        validator: Validator,
         checkpointer: Checkpointer,
         meter: Meter,
         console: Console,
     ) -> None:
-        self.file, self.config, self.held_out, self.dataset = MetricsFile(path), config, held_out, dataset
+        self.file, self.every_steps, self.validator = MetricsFile(path), every_steps, validator
         self.checkpointer, self.meter, self.console = checkpointer, meter, console
-        self.best = -1.0
+        self.best = -math.inf
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forget what ran after the checkpoint; score the weights that the run starts from."""
         if rank() == 0:
             self.file.truncate(trainer.global_step)
         rows = self.file.rows()
-        trained = [row for row in rows if row["step"] > 0]
+        name = self.validator.best
+        trained = [row for row in rows if row["step"] > 0 and not math.isnan(row[name])]
         if trained:
-            best = max(trained, key=lambda row: row["lddt"])
-            self.best, self.checkpointer.best_step = best["lddt"], int(best["step"])
+            best = max(trained, key=lambda row: row[name])
+            self.best, self.checkpointer.best_step = best[name], int(best["step"])
         if trainer.global_step == 0 and not rows:
             self._run(trainer, pl_module)
 
@@ -106,7 +135,7 @@ class Validation(L.Callback):
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         step = trainer.global_step
-        if step % self.config.validation.every_steps == 0 or step >= trainer.max_steps:
+        if step % self.every_steps == 0 or step >= trainer.max_steps:
             score = self._run(trainer, pl_module)
             if score > self.best:
                 self.best, self.checkpointer.best_step = score, step
@@ -114,14 +143,7 @@ class Validation(L.Callback):
     def _run(self, trainer: L.Trainer, pl_module: L.LightningModule) -> float:
         assert isinstance(pl_module, StructureTraining)
         start = time.perf_counter()
-        figures = validate(
-            pl_module.average,
-            self.dataset,
-            self.held_out.scored,
-            self.config.validation,
-            self.config.seed,
-            pl_module.device,
-        )
+        figures = self.validator(pl_module.average, pl_module.device)
         seconds = time.perf_counter() - start
         self.meter.leave_out(seconds)
         step = trainer.global_step
@@ -130,11 +152,11 @@ class Validation(L.Callback):
         for logger in trainer.loggers:
             logger.log_metrics({f"validation/{name}": value for name, value in figures.items()}, step=step)
         self.console.print(
-            f"step {step:,}/{trainer.max_steps:,}  validation LDDT {figures['lddt']:.3f} "
-            f"(best samples {figures['lddt_best']:.3f})  {seconds:.1f} s",
+            f"step {step:,}/{trainer.max_steps:,}  validation {self.validator.line(figures)}"
+            f"  {seconds:.1f} s",
             highlight=False,
         )
-        return figures["lddt"]
+        return figures[self.validator.best]
 
 
 def describe(held_out: HeldOut, config: ValidationConfig) -> str:

@@ -16,9 +16,12 @@ from foldwright.kernels import KernelConfig, select
 from foldwright.losses import LossConfig
 from foldwright.model import AlphaFold3
 from foldwright.training.config import compose_config
+from foldwright.training.curriculum import PhaseConfig
 from foldwright.training.gradients import FlatGradients
 from foldwright.training.graphs import VARIABLE_AXES, Eager, Graphed
 from foldwright.training.step import RolloutConfig, step_losses
+
+PHASE = PhaseConfig(diffusion_samples=2)
 
 
 @pytest.fixture(scope="module")
@@ -30,17 +33,19 @@ def real_batches():
 
 
 def losses_of(model, ops):
-    def losses(batch, n_samples, apart):
+    def losses(batch, phase, apart):
         rollout = RolloutConfig(sampler=SamplerConfig(steps=2))
         config = LossConfig(bond=1.0)
-        return step_losses(model, batch, n_samples, 0, NoiseConfig(), config, rollout, ops, apart)
+        return step_losses(
+            model, batch, phase.diffusion_samples, 0, NoiseConfig(), config, rollout, ops, apart
+        )
 
     return losses
 
 
 def test_after_the_permutation_nothing_of_variable_size_is_read(miniature, awake, real_batches, ops):
     model = awake(miniature).float()
-    expected = losses_of(model, ops)(real_batches[0], 2, lambda f, batch, x: f(batch, x))
+    expected = losses_of(model, ops)(real_batches[0], PHASE, lambda f, batch, x: f(batch, x))
 
     def apart(function, batch, x):
         labels = function(batch, x)
@@ -49,7 +54,7 @@ def test_after_the_permutation_nothing_of_variable_size_is_read(miniature, awake
                 setattr(batch, name, None)
         return labels
 
-    terms = losses_of(model, ops)(replace(real_batches[0]), 2, apart)
+    terms = losses_of(model, ops)(replace(real_batches[0]), PHASE, apart)
     assert terms.keys() == expected.keys()
     assert all(torch.equal(terms[name], expected[name]) for name in terms)
 
@@ -77,7 +82,7 @@ def test_graphs_give_the_losses_and_gradients_of_single_kernels_bitwise(real_bat
     for execution in (Eager(losses), Graphed(losses, 1.0)):
         seen = []
         for batch in real_batches:
-            terms = execution.forward(batch.to(device), 2)
+            terms = execution.forward(batch.to(device), PHASE)
             gradients.zero()
             execution.backward(terms["loss"])
             seen.append((terms["loss"].item(), gradients.flat.clone()))
