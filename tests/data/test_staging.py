@@ -5,12 +5,12 @@ import multiprocessing
 import shutil
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from foldwright.data import staging
 from foldwright.data.staging import content_key, stage
 from foldwright.data.store import ITEMS, Store
+from foldwright.data.tables import read_table, write_table
 
 
 @pytest.fixture
@@ -31,8 +31,8 @@ def test_a_copy_is_the_store_and_is_found_again(store, tmp_path, monkeypatch):
 
 def test_another_content_is_another_copy(store, tmp_path):
     first = stage(store, tmp_path / "disk")
-    items = pq.read_table(store / ITEMS)
-    pq.write_table(items.append_column("new", pa.array([1] * len(items))), store / ITEMS)
+    items = read_table(store / ITEMS)
+    write_table(items.append_column("new", pa.array([1] * len(items))), store / ITEMS)
     assert stage(store, tmp_path / "disk") != first
     assert "new" in Store(stage(store, tmp_path / "disk")).items().column_names
 
