@@ -180,7 +180,7 @@ class StepBenchmark:
         for clock in clocks:
             self.step(clock, execution)
         seconds = [clock.seconds()["step"] for clock in clocks]
-        peak = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else float("nan")
+        peak = torch.cuda.max_memory_reserved() / 2**30 if on_gpu else float("nan")  # graphs' pool included
         launches, busy = self._profile(execution) if on_gpu else (None, None)
         watched = Clock(self.device)
         watched.watch(self.network, TIMED_MODULES)

@@ -62,6 +62,7 @@ class Graphed:
     def __init__(self, losses: Losses, scale: float) -> None:
         self.losses, self.scale = losses, scale
         self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream()  # of warm-up and capture alike: autograd remembers it by parameter
         self._recordings: dict[Hashable, _Recording | None] = {}
         self._current: _Recording | None = None
 
@@ -69,12 +70,19 @@ class Graphed:
         key = (phase.diffusion_samples, *(getattr(batch, name).shape for name in sorted(_CAPTURED)))
         if key not in self._recordings:
             self._recordings[key] = None
-            return self.losses(batch, phase, directly)
+            return self._warm_up(batch, phase)
         self._current = self._recordings[key]
         if self._current is None:
-            self._current = self._recordings[key] = _Recording(self._pool, batch)
+            self._current = self._recordings[key] = _Recording(self._pool, self._stream, batch)
             return self._current.record(self.losses, phase, self.scale)
         return self._current.replay(batch)
+
+    def _warm_up(self, batch: Batch, phase: PhaseConfig) -> dict[str, Tensor]:
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            terms = self.losses(batch, phase, directly)
+        torch.cuda.current_stream().wait_stream(self._stream)
+        return terms
 
     def backward(self, loss: Tensor) -> None:
         if self._current is None:
@@ -87,8 +95,8 @@ class Graphed:
 class _Recording:
     """The graphs of one shape, the batch they read and the scalars they write."""
 
-    def __init__(self, pool: torch.cuda._POOL_HANDLE, batch: Batch) -> None:
-        self.pool = pool
+    def __init__(self, pool: torch.cuda._POOL_HANDLE, stream: torch.cuda.Stream, batch: Batch) -> None:
+        self.pool, self.stream = pool, stream
         self.batch = batch.map(torch.clone)
         self.segments: list[torch.cuda.CUDAGraph] = []
         self.between: list[tuple[_Permutation, Tensor, Labels]] = []  # function, its structure, its result
@@ -102,7 +110,7 @@ class _Recording:
         terms = losses(self.batch, phase, self._apart)
         loss = terms["loss"] * scale
         self._end()
-        with torch.cuda.graph(self.backward, pool=self.pool, capture_error_mode="thread_local"):
+        with self._capture(self.backward):
             loss.backward()
         self.terms = {name: term.detach() for name, term in terms.items()}
         return self._results()
@@ -135,8 +143,12 @@ class _Recording:
     def _begin(self) -> None:
         graph = torch.cuda.CUDAGraph()
         self.segments.append(graph)
-        self._capturing = torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local")
+        self._capturing = self._capture(graph)
         self._capturing.__enter__()
+
+    def _capture(self, graph: torch.cuda.CUDAGraph) -> torch.cuda.graph:
+        """Other threads (a loader's, that pins memory) may go on with what a capture forbids."""
+        return torch.cuda.graph(graph, self.pool, self.stream, capture_error_mode="thread_local")
 
     def _end(self) -> None:
         assert self._capturing is not None
