@@ -2,7 +2,7 @@
 """LayerNorm in Triton: one read and one write a pass, float32 statistics, weights in their own precision.
 
 The backward pass writes one partial weight and bias gradient a program and sums them in a fixed order, so it
-is deterministic.
+is deterministic. A transposed input of four axes is read as it lies, and its gradient lies alike.
 """
 
 from __future__ import annotations
@@ -20,13 +20,24 @@ _PROGRAMS = 512  # of the backward pass, each with a partial weight gradient
 
 
 @triton.jit
-def _forward(x_ptr, w_ptr, b_ptr, y_ptr, mean_ptr, rstd_ptr, n_rows, c, eps,
-             HAS_W: tl.constexpr, HAS_B: tl.constexpr, ROWS: tl.constexpr, C: tl.constexpr):  # fmt: skip
+def _place(rows, n_1, n_2, s_0, s_1, s_2, c, LAID: tl.constexpr):
+    """Where the rows of x begin: one after another, or row (b, i, j) at b s_0 + i s_1 + j s_2."""
+    place = rows * c
+    if LAID:
+        place = rows // (n_1 * n_2) * s_0 + rows // n_2 % n_1 * s_1 + rows % n_2 * s_2
+    return place
+
+
+@triton.jit
+def _forward(x_ptr, w_ptr, b_ptr, y_ptr, mean_ptr, rstd_ptr, n_rows, c, eps, n_1, n_2, s_0, s_1, s_2,
+             LAID: tl.constexpr, HAS_W: tl.constexpr, HAS_B: tl.constexpr,
+             ROWS: tl.constexpr, C: tl.constexpr):  # fmt: skip
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     cols = tl.arange(0, C)
     inside = (rows < n_rows)[:, None] & (cols < c)[None, :]
     at = rows[:, None] * c + cols[None, :]
-    x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
+    from_x = _place(rows, n_1, n_2, s_0, s_1, s_2, c, LAID)[:, None] + cols[None, :]
+    x = tl.load(x_ptr + from_x, mask=inside, other=0.0).to(tl.float32)
     mean = tl.sum(x, 1) / c
     centred = tl.where((cols < c)[None, :], x - mean[:, None], 0.0)
     rstd = tl.rsqrt(tl.sum(centred * centred, 1) / c + eps)
@@ -42,7 +53,8 @@ def _forward(x_ptr, w_ptr, b_ptr, y_ptr, mean_ptr, rstd_ptr, n_rows, c, eps,
 
 @triton.jit
 def _backward(dy_ptr, x_ptr, w_ptr, mean_ptr, rstd_ptr, dx_ptr, dw_ptr, db_ptr, n_rows, c, tiles,
-              HAS_W: tl.constexpr, ROWS: tl.constexpr, C: tl.constexpr):  # fmt: skip
+              n_1, n_2, s_0, s_1, s_2, LAID: tl.constexpr, HAS_W: tl.constexpr,
+              ROWS: tl.constexpr, C: tl.constexpr):  # fmt: skip
     program = tl.program_id(0).to(tl.int64)
     cols = tl.arange(0, C)
     w = tl.full([C], 1.0, tl.float32)
@@ -54,7 +66,8 @@ def _backward(dy_ptr, x_ptr, w_ptr, mean_ptr, rstd_ptr, dx_ptr, dw_ptr, db_ptr, 
         rows = (program * tiles + tile) * ROWS + tl.arange(0, ROWS)
         inside = (rows < n_rows)[:, None] & (cols < c)[None, :]
         at = rows[:, None] * c + cols[None, :]
-        x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
+        in_x = _place(rows, n_1, n_2, s_0, s_1, s_2, c, LAID)[:, None] + cols[None, :]
+        x = tl.load(x_ptr + in_x, mask=inside, other=0.0).to(tl.float32)
         dy = tl.load(dy_ptr + at, mask=inside, other=0.0).to(tl.float32)
         mean = tl.load(mean_ptr + rows, mask=rows < n_rows, other=0.0)
         rstd = tl.load(rstd_ptr + rows, mask=rows < n_rows, other=0.0)
@@ -63,7 +76,7 @@ def _backward(dy_ptr, x_ptr, w_ptr, mean_ptr, rstd_ptr, dx_ptr, dw_ptr, db_ptr, 
         db += tl.sum(dy, 0)
         g = dy * w[None, :]
         dx = (g - tl.sum(g, 1)[:, None] / c - normed * (tl.sum(g * normed, 1)[:, None] / c)) * rstd[:, None]
-        tl.store(dx_ptr + at, dx.to(dx_ptr.dtype.element_ty), mask=inside)
+        tl.store(dx_ptr + in_x, dx.to(dx_ptr.dtype.element_ty), mask=inside)
     tl.store(dw_ptr + program * c + cols, dw, mask=cols < c)
     tl.store(db_ptr + program * c + cols, db, mask=cols < c)
 
@@ -73,18 +86,32 @@ def _tile(c: int) -> tuple[int, int]:
     return max(1, _ELEMENTS // width), width
 
 
+def _laid(x: Tensor) -> bool:
+    """Whether x is read as it lies: four axes in another order, without gaps, the channels last."""
+    dense = x.dim() == 4 and x.stride(3) == 1 and x.numel() > 0 and not x.is_contiguous()
+    return dense and torch.empty_like(x, device="meta").stride() == x.stride()
+
+
+def _layout(x: Tensor) -> tuple[Tensor, dict[str, int | bool]]:
+    """x, contiguous unless it is read as it lies, and what `_place` asks for."""
+    if not _laid(x):
+        return x.contiguous(), dict.fromkeys(("n_1", "n_2", "s_0", "s_1", "s_2"), 1) | {"LAID": False}
+    sizes = {"n_1": x.shape[1], "n_2": x.shape[2]}
+    return x, sizes | {f"s_{axis}": x.stride(axis) for axis in range(3)} | {"LAID": True}
+
+
 @torch.library.custom_op("foldwright::layer_norm", mutates_args=())
 def _layer_norm(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    x = x.contiguous()
+    x, layout = _layout(x)
     c, n_rows = x.shape[-1], x.numel() // x.shape[-1]
     rows, width = _tile(c)
-    y = torch.empty_like(x)
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
     mean, rstd = (x.new_empty(n_rows, dtype=torch.float32) for _ in range(2))
     w, b = (x if p is None else p for p in (weight, bias))
     _forward[(triton.cdiv(n_rows, rows),)](
-        x, w, b, y, mean, rstd, n_rows, c, eps,
+        x, w, b, y, mean, rstd, n_rows, c, eps, **layout,
         HAS_W=weight is not None, HAS_B=bias is not None, ROWS=rows, C=width,
     )  # fmt: skip
     return y, mean, rstd
@@ -101,7 +128,8 @@ def _(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tupl
 def _layer_norm_backward(
     dy: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, rstd: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    x, dy = x.contiguous(), dy.contiguous()
+    dy = dy.contiguous()
+    x, layout = _layout(x)
     c, n_rows = x.shape[-1], x.numel() // x.shape[-1]
     rows, width = _tile(c)
     tiles = triton.cdiv(triton.cdiv(n_rows, rows), _PROGRAMS)
@@ -109,7 +137,7 @@ def _layer_norm_backward(
     dx = torch.empty_like(x)
     dw, db = (x.new_empty(programs, c, dtype=torch.float32) for _ in range(2))
     _backward[(programs,)](
-        dy, x, x if weight is None else weight, mean, rstd, dx, dw, db, n_rows, c, tiles,
+        dy, x, x if weight is None else weight, mean, rstd, dx, dw, db, n_rows, c, tiles, **layout,
         HAS_W=weight is not None, ROWS=rows, C=width,
     )  # fmt: skip
     return dx, dw.sum(0), db.sum(0)
@@ -119,7 +147,7 @@ def _layer_norm_backward(
 def _(
     dy: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, rstd: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dx = torch.empty_like(x, memory_format=torch.contiguous_format)
+    dx = torch.empty_like(_layout(x)[0])
     return dx, x.new_empty(x.shape[-1], dtype=torch.float32), x.new_empty(x.shape[-1], dtype=torch.float32)
 
 

@@ -3,9 +3,10 @@
 
 `_project` fuses the LayerNorm, the four projections and the gates, and writes a and b channel-major, so that
 the product over the third token is one batched GEMM (cuBLAS, float32 accumulation). `_gate_out` fuses the
-product's LayerNorm, the output projection and the gate, whose projection is recomputed from z. The backward
-pass recomputes all projections; only a, b and the product are kept. Weight gradients are partial sums over
-shares of the rows, added in a fixed order: everything is deterministic.
+product's LayerNorm, the output projection and the gate, whose projection is recomputed from z. Only a, b and
+the product are kept. The backward pass recomputes all projections and writes the gradients of the five
+projections of LN(z) side by side, [pairs, 5 c]: their weights' and LN(z)'s gradients are then one product
+each. Everything is deterministic.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from foldwright.kernels import reference
 from foldwright.kernels.launch import needs_triton, next_power_of_two
 from foldwright.kernels.registry import register
 from foldwright.kernels.tiles import tile
+from foldwright.kernels.triton_layer_norm import _layer_norm_backward
 from foldwright.kernels.triton_norm import affine_norm, norm_backward
 
 MAX_CHANNELS = 256
 _EPS = 1e-5
-_SHARES = 128  # of the pairs, for the weight gradients
 
 
 @triton.jit
@@ -117,9 +118,11 @@ def _gate_out_gradients(x, y, dy_ptr, wo_ptr, wg_ptr, batch, rows, out, cols, si
 
 @triton.jit
 def _gate_out_backward(dy_ptr, z_ptr, p_ptr, niw_ptr, nib_ptr, now_ptr, nob_ptr, wo_ptr, wg_ptr,
-                       dp_ptr, dx_ptr, dnow_ptr, dnob_ptr, n, c, eps,
+                       dp_ptr, y_ptr, dv_ptr, d_ptr, dnow_ptr, dnob_ptr, n, c, eps,
                        ROWS: tl.constexpr, OUT: tl.constexpr, C: tl.constexpr):  # fmt: skip
-    """Gradient of the product (channel-major) and the gate's part of the gradient of LN(z)."""
+    """Gradient of the product (channel-major); LN(product) and the gradient of its projection; the gradient
+    of the gate's logit, in columns 4 c to 5 c of d.
+    """
     size = n * n
     batch = tl.program_id(1).to(tl.int64)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -127,141 +130,65 @@ def _gate_out_backward(dy_ptr, z_ptr, p_ptr, niw_ptr, nib_ptr, now_ptr, nob_ptr,
     x, y, hat, rstd, w = _normed_pair(
         z_ptr, p_ptr, niw_ptr, nib_ptr, now_ptr, nob_ptr, batch, rows, cols, size, c, eps
     )
-    dx = tl.zeros([ROWS, C], tl.float32)
+    pair = (batch * size + rows[:, None].to(tl.int64)) * c
+    inside = (rows < size)[:, None] & (cols < c)[None, :]
+    tl.store(y_ptr + pair + cols[None, :], y, mask=inside)
     d = tl.zeros([ROWS, C], tl.float32)
     for start in range(0, c, OUT):
         out = start + tl.arange(0, OUT)
-        d_value, d_gate, w_o, w_g = _gate_out_gradients(
+        d_value, d_gate, w_o, _ = _gate_out_gradients(
             x, y, dy_ptr, wo_ptr, wg_ptr, batch, rows, out, cols, size, c
         )
         d = tl.dot(d_value, w_o, d, input_precision="ieee")
-        dx = tl.dot(d_gate, w_g, dx, input_precision="ieee")
+        inside_out = (rows < size)[:, None] & (out < c)[None, :]
+        tl.store(dv_ptr + pair + out[None, :], d_value, mask=inside_out)
+        tl.store(d_ptr + 5 * pair + 4 * c + out[None, :], d_gate, mask=inside_out)
     program = batch * tl.num_programs(0) + tl.program_id(0)
     tl.store(dnow_ptr + program * c + cols, tl.sum(d * hat, 0), mask=cols < c)
     tl.store(dnob_ptr + program * c + cols, tl.sum(d, 0), mask=cols < c)
     d = norm_backward(d, hat, rstd, w, c)
-    inside = (rows < size)[:, None] & (cols < c)[None, :]
-    tl.store(
-        dp_ptr + (batch * c + cols[None, :]) * size + rows[:, None],
-        d.to(dp_ptr.dtype.element_ty),
-        mask=inside,
-    )
-    at = (batch * size + rows[:, None].to(tl.int64)) * c + cols[None, :]
-    tl.store(dx_ptr + at, dx.to(dx_ptr.dtype.element_ty), mask=inside)
+    channel_major = (batch * c + cols[None, :]) * size + rows[:, None]
+    tl.store(dp_ptr + channel_major, d.to(dp_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def _gate_out_weights(dy_ptr, z_ptr, p_ptr, niw_ptr, nib_ptr, now_ptr, nob_ptr, wo_ptr, wg_ptr, dw_ptr,
-                      n, c, tiles, per_example, total, eps,
-                      ROWS: tl.constexpr, OUT: tl.constexpr, C: tl.constexpr):  # fmt: skip
-    size = n * n
-    out = tl.program_id(0) * OUT + tl.arange(0, OUT)
-    share = tl.program_id(1).to(tl.int64)
-    cols = tl.arange(0, C)
-    dw_o = tl.zeros([OUT, C], tl.float32)
-    dw_g = tl.zeros([OUT, C], tl.float32)
-    for number in range(share * tiles, tl.minimum(share * tiles + tiles, total)):
-        batch = number // per_example
-        rows = (number % per_example) * ROWS + tl.arange(0, ROWS)
-        x, y, _, _, _ = _normed_pair(
-            z_ptr, p_ptr, niw_ptr, nib_ptr, now_ptr, nob_ptr, batch, rows, cols, size, c, eps
-        )
-        d_value, d_gate, _, _ = _gate_out_gradients(
-            x, y, dy_ptr, wo_ptr, wg_ptr, batch, rows, out, cols, size, c
-        )
-        dw_o = tl.dot(tl.trans(d_value), y, dw_o, input_precision="ieee")
-        dw_g = tl.dot(tl.trans(d_gate), x, dw_g, input_precision="ieee")
-    inside = (out < c)[:, None] & (cols < c)[None, :]
-    at = share * 2 * c * c + out[:, None] * c + cols[None, :]
-    tl.store(dw_ptr + at, dw_o, mask=inside)
-    tl.store(dw_ptr + at + c * c, dw_g, mask=inside)
-
-
-@triton.jit
-def _gated_gradients(x, keep, d_ptr, wg_ptr, wv_ptr, batch, rows, out, cols, size, c):
-    """Of a slice of a's (or b's) channels: gradients of gate logit and value, and both weights."""
-    w_g, w_v = _weights(wg_ptr, out, cols, c), _weights(wv_ptr, out, cols, c)
-    at = (batch * c + out[None, :]) * size + rows[:, None]
-    d = tl.load(d_ptr + at, mask=(rows < size)[:, None] & (out < c)[None, :], other=0.0).to(tl.float32)
-    d = d * keep[:, None]
+def _gated_gradients(x, keep, g_ptr, w_ptr, d_ptr, which, batch, rows, out, cols, size, c):
+    """Of a slice of a's (`which` 0) or b's (1) channels: gradients of gate logit and value, into d."""
+    square = c * c
+    w_g = _weights(w_ptr + which * square, out, cols, c)
+    w_v = _weights(w_ptr + (2 + which) * square, out, cols, c)
+    inside = (rows < size)[:, None] & (out < c)[None, :]
+    g = tl.load(g_ptr + (batch * c + out[None, :]) * size + rows[:, None], mask=inside, other=0.0)
+    g = g.to(tl.float32) * keep[:, None]
     gate = tl.sigmoid(tl.dot(x, tl.trans(w_g), input_precision="ieee"))
     value = tl.dot(x, tl.trans(w_v), input_precision="ieee")
-    return (d * value * gate * (1.0 - gate)).to(x.dtype), (d * gate).to(x.dtype), w_g, w_v
+    at = (batch * size + rows[:, None].to(tl.int64)) * 5 * c + which * c + out[None, :]
+    d_gate = g * value * gate * (1.0 - gate)
+    tl.store(d_ptr + at, d_gate.to(d_ptr.dtype.element_ty), mask=inside)
+    tl.store(d_ptr + at + 2 * c, (g * gate).to(d_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def _project_backward(da_ptr, db_ptr, dx_ptr, z_ptr, mask_ptr, nw_ptr, nb_ptr, w_ptr,
-                      dz_ptr, dnw_ptr, dnb_ptr, n, c, eps,
-                      ROWS: tl.constexpr, OUT: tl.constexpr, C: tl.constexpr):  # fmt: skip
+def _project_backward(da_ptr, db_ptr, z_ptr, mask_ptr, nw_ptr, nb_ptr, w_ptr, x_ptr, mean_ptr, rstd_ptr,
+                      d_ptr, n, c, eps, ROWS: tl.constexpr, OUT: tl.constexpr, C: tl.constexpr):  # fmt: skip
+    """LN(z) with its statistics; gradients of gate logits and values of a and b, in columns 0 to 4 c of d."""
     size = n * n
-    square = c * c
     batch = tl.program_id(1).to(tl.int64)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     cols = tl.arange(0, C)
     inside = (rows < size)[:, None] & (cols < c)[None, :]
     at = (batch * size + rows[:, None].to(tl.int64)) * c + cols[None, :]
     z = tl.load(z_ptr + at, mask=inside, other=0.0)
-    x, hat, rstd, w = affine_norm(z.to(tl.float32), nw_ptr, nb_ptr, cols, c, eps)
+    x, _, rstd, _ = affine_norm(z.to(tl.float32), nw_ptr, nb_ptr, cols, c, eps)
     x = x.to(z.dtype)
+    tl.store(x_ptr + at, x, mask=inside)
+    tl.store(mean_ptr + batch * size + rows, tl.sum(z.to(tl.float32), 1) / c, mask=rows < size)
+    tl.store(rstd_ptr + batch * size + rows, rstd, mask=rows < size)
     keep = _pair_mask(mask_ptr + batch * n, rows, n)
-    d = tl.load(dx_ptr + at, mask=inside, other=0.0).to(tl.float32)
     for start in range(0, c, OUT):
         out = start + tl.arange(0, OUT)
-        d_gate, d_value, w_g, w_v = _gated_gradients(
-            x, keep, da_ptr, w_ptr, w_ptr + 2 * square, batch, rows, out, cols, size, c
-        )
-        d = tl.dot(d_gate, w_g, d, input_precision="ieee")
-        d = tl.dot(d_value, w_v, d, input_precision="ieee")
-        d_gate, d_value, w_g, w_v = _gated_gradients(
-            x, keep, db_ptr, w_ptr + square, w_ptr + 3 * square, batch, rows, out, cols, size, c
-        )
-        d = tl.dot(d_gate, w_g, d, input_precision="ieee")
-        d = tl.dot(d_value, w_v, d, input_precision="ieee")
-    program = batch * tl.num_programs(0) + tl.program_id(0)
-    tl.store(dnw_ptr + program * c + cols, tl.sum(d * hat, 0), mask=cols < c)
-    tl.store(dnb_ptr + program * c + cols, tl.sum(d, 0), mask=cols < c)
-    tl.store(dz_ptr + at, norm_backward(d, hat, rstd, w, c).to(dz_ptr.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def _project_weights(d_ptr, z_ptr, mask_ptr, nw_ptr, nb_ptr, w_ptr, dw_ptr, n, c, tiles, per_example, total,
-                     which, eps, ROWS: tl.constexpr, OUT: tl.constexpr, C: tl.constexpr):  # fmt: skip
-    """Weight gradients of the gate and value projections of a (`which` 0) or b (1)."""
-    size = n * n
-    square = c * c
-    out = tl.program_id(0) * OUT + tl.arange(0, OUT)
-    share = tl.program_id(1).to(tl.int64)
-    cols = tl.arange(0, C)
-    dw_g = tl.zeros([OUT, C], tl.float32)
-    dw_v = tl.zeros([OUT, C], tl.float32)
-    for number in range(share * tiles, tl.minimum(share * tiles + tiles, total)):
-        batch = number // per_example
-        rows = (number % per_example) * ROWS + tl.arange(0, ROWS)
-        inside = (rows < size)[:, None] & (cols < c)[None, :]
-        at = (batch * size + rows[:, None].to(tl.int64)) * c + cols[None, :]
-        z = tl.load(z_ptr + at, mask=inside, other=0.0)
-        x, _, _, _ = affine_norm(z.to(tl.float32), nw_ptr, nb_ptr, cols, c, eps)
-        x = x.to(z.dtype)
-        keep = _pair_mask(mask_ptr + batch * n, rows, n)
-        d_gate, d_value, _, _ = _gated_gradients(
-            x,
-            keep,
-            d_ptr,
-            w_ptr + which * square,
-            w_ptr + (2 + which) * square,
-            batch,
-            rows,
-            out,
-            cols,
-            size,
-            c,
-        )
-        dw_g = tl.dot(tl.trans(d_gate), x, dw_g, input_precision="ieee")
-        dw_v = tl.dot(tl.trans(d_value), x, dw_v, input_precision="ieee")
-    inside = (out < c)[:, None] & (cols < c)[None, :]
-    at = (share * 4 + which) * square + out[:, None] * c + cols[None, :]
-    tl.store(dw_ptr + at, dw_g, mask=inside)
-    tl.store(dw_ptr + at + 2 * square, dw_v, mask=inside)
+        _gated_gradients(x, keep, da_ptr, w_ptr, d_ptr, 0, batch, rows, out, cols, size, c)
+        _gated_gradients(x, keep, db_ptr, w_ptr, d_ptr, 1, batch, rows, out, cols, size, c)
 
 
 Launch = tuple[dict[str, int], tuple[int, int]]
@@ -273,14 +200,6 @@ def _launch(z: Tensor, kernel: str) -> Launch:
     width = next_power_of_two(c)
     sizes = {"C": max(16, width)} | tile("triangle_multiplication", kernel, width, z.dtype)
     return sizes, (triton.cdiv(n * n, sizes["ROWS"]), b)
-
-
-def _shares(launch: Launch, c: int) -> tuple[tuple[int, int], int]:
-    """Grid of a weight-gradient kernel (slices of channels x shares of the tiles), and tiles a share."""
-    sizes, grid = launch
-    total = grid[0] * grid[1]
-    each = triton.cdiv(total, min(_SHARES, total))
-    return (triton.cdiv(c, sizes["OUT"]), triton.cdiv(total, each)), each
 
 
 def _multiply(a: Tensor, b: Tensor, outgoing: bool) -> Tensor:
@@ -361,65 +280,35 @@ def _triangle_multiplication_backward(
     z, dy, mask = z.contiguous(), dy.contiguous(), mask.contiguous()
     b, n, _, c = z.shape
     low_in, low_out, low_gate = (w.to(z.dtype).contiguous() for w in (w_in, w_out, w_gate))
-    norms = (norm_in_w, norm_in_b, norm_out_w, norm_out_b)
+    d = z.new_empty(b * n * n, 5 * c)
 
     sizes, grid = _launch(z, "gate_out_backward")
-    d_product, dx, dz = torch.empty_like(product), torch.empty_like(z), torch.empty_like(z)
+    d_product, y, d_value = torch.empty_like(product), z.new_empty(b * n * n, c), z.new_empty(b * n * n, c)
     d_out_w, d_out_b = (z.new_empty(grid[0] * b, c, dtype=torch.float32) for _ in range(2))
     _gate_out_backward[grid](
-        dy, z, product, *norms, low_out, low_gate, d_product, dx, d_out_w, d_out_b, n, c, _EPS, **sizes
-    )
-    sizes, grid = _launch(z, "gate_out_weights")
-    slices, each = _shares((sizes, grid), c)
-    dw_gate_out = z.new_empty(slices[1], 2, c, c, dtype=torch.float32)
-    _gate_out_weights[slices](
-        dy,
-        z,
-        product,
-        *norms,
-        low_out,
-        low_gate,
-        dw_gate_out,
-        n,
-        c,
-        each,
-        grid[0],
-        grid[0] * b,
-        _EPS,
-        **sizes,
-    )
-    d_left, d_right = (d.contiguous() for d in _multiply_backward(d_product, left, right, outgoing))
+        dy, z, product, norm_in_w, norm_in_b, norm_out_w, norm_out_b, low_out, low_gate,
+        d_product, y, d_value, d, d_out_w, d_out_b, n, c, _EPS, **sizes,
+    )  # fmt: skip
+    dw_out = d_value.t() @ y
+    d_left, d_right = (g.contiguous() for g in _multiply_backward(d_product, left, right, outgoing))
+
     sizes, grid = _launch(z, "project_backward")
-    d_in_w, d_in_b = (z.new_empty(grid[0] * b, c, dtype=torch.float32) for _ in range(2))
+    x = y  # in its memory: it is not needed any more
+    mean, rstd = (z.new_empty(b * n * n, dtype=torch.float32) for _ in range(2))
     _project_backward[grid](
-        d_left, d_right, dx, z, mask, norm_in_w, norm_in_b, low_in, dz, d_in_w, d_in_b, n, c, _EPS, **sizes
+        d_left, d_right, z, mask, norm_in_w, norm_in_b, low_in, x, mean, rstd, d, n, c, _EPS, **sizes
     )
-    sizes, grid = _launch(z, "project_weights")
-    slices, each = _shares((sizes, grid), c)
-    dw_in = z.new_empty(slices[1], 4, c, c, dtype=torch.float32)
-    for which, d in enumerate((d_left, d_right)):
-        _project_weights[slices](
-            d,
-            z,
-            mask,
-            norm_in_w,
-            norm_in_b,
-            low_in,
-            dw_in,
-            n,
-            c,
-            each,
-            grid[0],
-            grid[0] * b,
-            which,
-            _EPS,
-            **sizes,
-        )
-    dw_out, dw_gate = (dw_gate_out[:, index].sum(0) for index in range(2))
-    sums = [d.sum(0) for d in (d_in_w, d_in_b, dw_in, d_out_w, d_out_b)]
-    grads = [*sums[:2], sums[2].view(4 * c, c), *sums[3:], dw_out, dw_gate]
+    dw = d.t() @ x
+    dx = torch.mm(d, torch.cat([low_in, low_gate]), out=x)
+    dz, d_in_w, d_in_b = _layer_norm_backward(dx.view(z.shape), z, norm_in_w, mean, rstd)
+    grads = [d_in_w, d_in_b, dw[: 4 * c], d_out_w.sum(0), d_out_b.sum(0), dw_out, dw[4 * c :]]
     parameters = (norm_in_w, norm_in_b, w_in, norm_out_w, norm_out_b, w_out, w_gate)
-    return [dz, *(grad.to(p.dtype) for grad, p in zip(grads, parameters, strict=True))]
+    return [dz, *(_own(grad, p.dtype) for grad, p in zip(grads, parameters, strict=True))]
+
+
+def _own(grad: Tensor, dtype: torch.dtype) -> Tensor:
+    """A gradient in a dtype and in memory of its own: outputs of an op must not share any."""
+    return grad.to(dtype, copy=True) if grad.dtype == dtype else grad.to(dtype)
 
 
 @_triangle_multiplication_backward.register_fake
