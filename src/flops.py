@@ -15,11 +15,11 @@ from foldwright.layers.atom_encoder import N_PLAIN_FEATURES
 from foldwright.layers.atom_transformer import AtomTransformerConfig
 from foldwright.layers.relative_position import WIDTH as RELATIVE_POSITION_WIDTH
 from foldwright.layers.widths import Widths
-from foldwright.layers.windows import KEYS
 from foldwright.model import ModelConfig
 from foldwright.pairformer.pairformer import PairformerConfig
 from foldwright.pairformer.template import N_PAIR_FEATURES
 from foldwright.vocabulary import MAX_ATOMS_PER_TOKEN, N_RESTYPES
+from foldwright.windows import KEYS
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from foldwright.kernels import (
     triton_smooth_lddt,
     triton_transition,
     triton_triangle_multiplication,
+    triton_window_attention,
 )
 
 SHARED_MEMORY = {
@@ -129,6 +130,7 @@ def _calls() -> list[Callable[[], Any]]:
         lambda: _triangle_multiplication(z, mask, w, square),
         lambda: _attention(8, 4, 32),
         lambda: _attention(8, 16, 48),
+        _window_attention,
         lambda: triton_dropout._dropout_residual(z, z, seed, 0.25, 1),
         lambda: triton_dropout._dropout_gradient(z, seed, 0.25, 2, z.stride(), z.dtype),
         lambda: triton_adaptive_layer_norm._modulated_norm(a, g, 1e-5),
@@ -162,6 +164,13 @@ def _attention(samples: int, heads: int, c: int) -> None:
     bias, gate = q.new_empty(1, heads, _N, _N), q.new_empty(1, samples, _N, heads * c)
     _, raw, lse = triton_attention._attention(q, k, v, bias, gate)
     triton_attention._attention_backward(gate, q, k, v, bias, gate, raw, lse)
+
+
+def _window_attention() -> None:
+    q, k, v = torch.empty(1, 8, 64, 3, 4, 32, dtype=torch.bfloat16).unbind(-3)
+    bias, gate = q.new_empty(1, 2, 4, 32, 128), q.new_empty(1, 8, 64, 128)
+    triton_window_attention._window_attention(q, k, v, bias, gate)
+    triton_window_attention._window_attention_backward(gate, q, k, v, bias, gate)
 
 
 def main() -> int:

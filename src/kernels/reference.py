@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from foldwright.geometry import best_rotation
 from foldwright.kernels.registry import register
 from foldwright.randomness import uniform
+from foldwright.windows import key_windows, query_windows
 
 _RANK_ONE = 1e-6  # σ₂ / σ₁ of a covariance below which a rotation is undefined
 MASKED = -1e9  # added to the logits of masked keys; finite in bfloat16 and float32
@@ -123,12 +124,14 @@ def shared_bias_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, gate: T
 
 @register("window_attention", "reference")
 def window_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, gate: Tensor) -> Tensor:
-    """AF3 Algorithm 7, core. q [B, D, W, Q, H, c]; k, v [B, D, W, K, H, c]; bias [B, W, H, Q, K], mask folded
-    in.
+    """AF3 Algorithm 7, core. q, k, v [B, D, A, H, c] of atoms; bias [B, W, H, Q, K], mask folded in.
 
-    gate [B, D, W, Q, H c]. Returns σ(gate) ⊙ attention, [B, D, W, Q, H c].
+    gate [B, D, A, H c]. Returns σ(gate) ⊙ attention within windows, [B, D, A, H c].
     """
-    return _attend(q, k, v, bias[:, None]).flatten(-2) * torch.sigmoid(gate)
+    heads = q.shape[3]
+    q, k, v = (window(x.flatten(-2)).unflatten(-1, (heads, -1)) for window, x in
+               ((query_windows, q), (key_windows, k), (key_windows, v)))  # fmt: skip
+    return _attend(q, k, v, bias[:, None]).flatten(-2).flatten(2, 3) * torch.sigmoid(gate)
 
 
 @register("outer_product_mean", "reference")

@@ -107,6 +107,7 @@ def _load_implementations() -> None:
             "triton_triangle_multiplication",
             "triton_adaptive_layer_norm",
             "triton_gates",
+            "triton_window_attention",
             "triton_dropout",
             "triton_smooth_lddt",
         ]

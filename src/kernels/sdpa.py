@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from foldwright.kernels.registry import register
+from foldwright.windows import key_windows, query_windows
 
 
 def _needs_cuda(device: torch.device) -> str | None:
@@ -41,7 +42,10 @@ def shared_bias_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, gate: T
 @register("window_attention", "sdpa", supports=_needs_cuda, preference=1)
 def window_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, gate: Tensor) -> Tensor:
     """See kernels.reference.window_attention: windows count as heads, so that D is the broadcast axis."""
+    heads = q.shape[3]
+    q, k, v = (window(x.flatten(-2)).unflatten(-1, (heads, -1)).transpose(3, 4) for window, x in
+               ((query_windows, q), (key_windows, k), (key_windows, v)))  # fmt: skip
     windows = q.shape[2]
-    q, k, v = (x.transpose(3, 4).flatten(2, 3) for x in (q, k, v))
-    out = _attend(q, k, v, bias.flatten(1, 2))
-    return out.unflatten(2, (windows, -1)).transpose(3, 4).flatten(-2) * torch.sigmoid(gate)
+    q, k, v = (x.flatten(2, 3) for x in (q, k, v))
+    out = _attend(q, k, v, bias.flatten(1, 2)).unflatten(2, (windows, -1))
+    return out.transpose(3, 4).flatten(-2).flatten(2, 3) * torch.sigmoid(gate)

@@ -22,8 +22,8 @@ from foldwright.layers.atom_transformer import AtomTransformer, AtomTransformerC
 from foldwright.layers.linear import Linear
 from foldwright.layers.norm import LayerNorm
 from foldwright.layers.widths import Widths
-from foldwright.layers.windows import key_mask, key_windows, query_windows
 from foldwright.vocabulary import N_ELEMENTS, N_NAME_CHARS
+from foldwright.windows import key_mask, key_windows, query_windows
 
 N_PLAIN_FEATURES = 1 + N_ELEMENTS + 4 * N_NAME_CHARS  # charge, element, name: 385
 

@@ -19,7 +19,6 @@ from foldwright.layers.norm import AdaLN
 from foldwright.layers.stack import Stack
 from foldwright.layers.transition import ConditionedTransition
 from foldwright.layers.widths import Widths
-from foldwright.layers.windows import key_windows, query_windows
 
 
 @dataclass
@@ -48,11 +47,11 @@ class WindowAttention(nn.Module):
     def forward(self, q_atoms: Tensor, c_atoms: Tensor, bias: Tensor) -> Tensor:
         """bias [B, W, H, 32, 128], the key mask folded in."""
         queries = self.adaln_query(q_atoms, c_atoms)
-        q = query_windows(self.query(queries)).unflatten(-1, (self.heads, -1))
-        keys_values = key_windows(self.key_value(self.adaln_key(q_atoms, c_atoms)))
+        q = self.query(queries).unflatten(-1, (self.heads, -1))
+        keys_values = self.key_value(self.adaln_key(q_atoms, c_atoms))
         k, v = keys_values.unflatten(-1, (2, self.heads, -1)).unbind(-3)
-        out = self.ops.window_attention(q, k, v, bias, query_windows(self.gate(queries)))
-        return self.ops.gated_residual(q_atoms, self.out(out.flatten(-3, -2)), self.out_gate(c_atoms))
+        out = self.ops.window_attention(q, k, v, bias, self.gate(queries))
+        return self.ops.gated_residual(q_atoms, self.out(out), self.out_gate(c_atoms))
 
 
 class AtomTransformerBlock(nn.Module):

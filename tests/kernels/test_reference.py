@@ -88,9 +88,6 @@ def test_a_fully_masked_row_stays_finite():
 def test_sdpa_gives_the_reference_and_its_gradients(samples):
     inputs = [x.requires_grad_() for x in attention_case(samples)]
     _same(ops.shared_bias_attention, sdpa.shared_bias_attention, inputs)
-    windows = [draw(2, samples, 5, q, 2, 4, seed=i).requires_grad_() for i, q in enumerate((8, 12, 12))]
-    bias, gate = draw(2, 5, 2, 8, 12).requires_grad_(), draw(2, samples, 5, 8, 8).requires_grad_()
-    _same(ops.window_attention, sdpa.window_attention, [*windows, bias, gate])
 
 
 def _same(first, second, inputs):

@@ -25,7 +25,7 @@ def test_auto_takes_the_fastest_supported_and_says_why_not_more():
 def test_auto_prefers_kernels_on_a_gpu():
     chosen = choices(select(KernelConfig(), "cuda"))
     assert chosen["triangle_attention"] == chosen["layer_norm"] == "triton"
-    assert chosen["window_attention"] == "sdpa"
+    assert chosen["window_attention"] == "triton"
     assert chosen["outer_product_mean"] == "reference"
 
 

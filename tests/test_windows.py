@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from foldwright.layers.windows import key_mask, key_windows, query_windows
+from foldwright.windows import key_mask, key_windows, query_windows
 
 
 def test_windows_hold_the_atoms_the_paper_says():
