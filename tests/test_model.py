@@ -5,13 +5,14 @@ import copy
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from foldwright.batch import Batch, collate
 from foldwright.data.synthetic import synthetic_example
 from foldwright.diffusion.noise import NoiseConfig, NoisedSamples, noise_samples
 from foldwright.diffusion.precondition import c_skip
 from foldwright.diffusion.sampler import SamplerConfig
-from foldwright.layers.stack import set_checkpointing
+from foldwright.layers.stack import COSTLY, Recompute, set_recomputation
 from foldwright.losses import LossConfig, confidence_loss, structure_loss
 from foldwright.model import AlphaFold3, ModelConfig
 
@@ -144,13 +145,49 @@ def gradients(model, batch, noised, ops, chunk) -> list[torch.Tensor]:
     return list(torch.autograd.grad(terms["loss"] + judged["loss"], list(model.parameters())))
 
 
-def test_checkpointing_and_loss_chunks_give_the_same_gradients_under_dropout(miniature, awake, batch, ops):
+@pytest.mark.parametrize(
+    ("policy", "recompute_ops"),
+    [
+        (Recompute.block, ()),
+        (Recompute.selective, ("aten::bmm",)),
+        (Recompute.selective, COSTLY),
+        (Recompute.offload, ()),
+    ],
+)
+def test_recomputation_and_loss_chunks_give_the_same_gradients_under_dropout(
+    miniature, awake, batch, ops, policy, recompute_ops
+):
     model = awake(miniature).train()
     noised = noised_in(batch, torch.float64)
     plain = gradients(model, batch, noised, ops, chunk=3)
-    set_checkpointing(model, True)
+    set_recomputation(model, policy, recompute_ops)
     for a, b in zip(plain, gradients(model, batch, noised, ops, chunk=1), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_selective_recomputation_runs_costly_ops_once(miniature, awake, batch, ops):
+    """Counted: products of a forward and backward pass when all are kept, and when all are recomputed."""
+    counts = []
+    for recompute_ops in ((), COSTLY):
+        model = awake(miniature).train()
+        set_recomputation(model, Recompute.selective, recompute_ops)
+        noised = noised_in(batch, torch.float64)
+        with Counter() as counter:
+            gradients(model, batch, noised, ops, chunk=3)
+        counts.append(counter.products)
+    assert counts[0] < 0.85 * counts[1]
+    with pytest.raises(ValueError, match="got the op 'aten::relu'"):
+        set_recomputation(model, Recompute.selective, ["aten::relu"])
+
+
+class Counter(TorchDispatchMode):
+    """Counts matrix products."""
+
+    products = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.products += func.name().split(".")[0] in COSTLY
+        return func(*args, **(kwargs or {}))
 
 
 def test_every_parameter_is_trained(miniature, awake, batch, ops):

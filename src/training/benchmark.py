@@ -32,7 +32,7 @@ from foldwright.data.synthetic import synthetic_example
 from foldwright.flops import StepSizes, step_flops
 from foldwright.kernels import Ops, select
 from foldwright.kernels.registry import choices
-from foldwright.layers.stack import set_checkpointing
+from foldwright.layers.stack import set_recomputation
 from foldwright.model import AlphaFold3
 from foldwright.training.checkpoint import code_version
 from foldwright.training.config import TrainConfig, compose_config
@@ -117,7 +117,7 @@ class StepBenchmark:
         torch.manual_seed(config.seed)
         with device:
             self.network = AlphaFold3(config.model, self.ops).train()
-        set_checkpointing(self.network, config.trainer.activation_checkpointing)
+        set_recomputation(self.network, config.trainer.recompute, config.trainer.recompute_ops)
         self.average = averaged_copy(self.network)
         self.gradients = FlatGradients(self.network.parameters())
         self.optimizer = build_adam(self.network.parameters(), config.optimizer)
@@ -171,7 +171,7 @@ class StepBenchmark:
         """Time `repeats` steps one by one; then profile one more for its kernels."""
         on_gpu = self.device.type == "cuda"
         eager = Eager(self.losses)
-        execution = Graphed(self.losses, 1.0) if on_gpu and self.config.trainer.graphs else eager
+        execution = Graphed(self.losses, 1.0) if on_gpu and self.config.trainer.captures() else eager
         for _ in range(warmup):
             self.step(Clock(self.device), execution)
         if on_gpu:

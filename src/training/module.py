@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from foldwright.kernels import Ops
-from foldwright.layers.stack import set_checkpointing
+from foldwright.layers.stack import set_recomputation
 from foldwright.model import AlphaFold3
 from foldwright.training.config import TrainConfig
 from foldwright.training.curriculum import Curriculum, PhaseConfig
@@ -63,7 +63,7 @@ class StructureTraining(L.LightningModule):
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.manual_seed(self.config.seed)
             network = AlphaFold3(self.config.model, self.ops)
-        set_checkpointing(network, self.config.trainer.activation_checkpointing)
+        set_recomputation(network, self.config.trainer.recompute, self.config.trainer.recompute_ops)
         freeze(network, self.config.frozen())
         average = averaged_copy(network)
         if self.device_mesh is not None:
@@ -79,7 +79,8 @@ class StructureTraining(L.LightningModule):
 
     def on_train_start(self) -> None:
         scale = 1.0 / self.trainer.accumulate_grad_batches
-        captured = self.captures and self.device.type == "cuda" and self.device_mesh is None
+        may_be = self.captures and self.config.trainer.captures()
+        captured = may_be and self.device.type == "cuda" and self.device_mesh is None
         self.execution = Graphed(self._losses, scale) if captured else Eager(self._losses)
 
     def _losses(self, batch: Any, phase: PhaseConfig, apart: Apart) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeVar
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
-from foldwright.layers.stack import Stack
+from foldwright.layers.stack import Recompute, Stack
 
 T = TypeVar("T")
 
@@ -56,8 +56,13 @@ class TrainerConfig:
     sharding: Sharding = Sharding.auto
     batch_per_device: int = 1
     max_steps: int | None = None
-    activation_checkpointing: bool = True
+    recompute: Recompute = Recompute.block  # activations that the backward pass computes anew
+    recompute_ops: list[str] = field(default_factory=list)  # costly ops that `selective` does not keep
     graphs: bool = True  # replay captured CUDA graphs: on a GPU, where weights are not sharded
+
+    def captures(self) -> bool:
+        """Whether CUDA graphs are wanted and possible: copies to the host's memory cannot be captured."""
+        return self.graphs and self.recompute is not Recompute.offload
 
 
 @dataclass(frozen=True)

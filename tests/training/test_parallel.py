@@ -19,7 +19,7 @@ def assert_close(rows, expected):
 
 @pytest.mark.slow
 def test_fsdp_with_accumulation_and_checkpointing_equals_one_and_resumes_on_one(runs):
-    extra = ("global_batch=4", "trainer.activation_checkpointing=true")
+    extra = ("global_batch=4", "trainer.recompute=block")
     runs.here("four", "global_batch=4", "trainer.max_steps=4")
     output = runs.on_two("fsdp4", "trainer.sharding=fsdp", "trainer.max_steps=3", *extra)
     assert "2 x CPU (fsdp" in output
