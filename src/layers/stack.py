@@ -63,15 +63,15 @@ def set_recomputation(model: nn.Module, policy: Recompute, recompute_ops: Iterab
     names = list(recompute_ops)
     if unknown := [name for name in names if name not in COSTLY]:
         raise ValueError(f"recompute: got the op {unknown[0]!r}, expected some of {', '.join(COSTLY)}")
-    apply_block: Callable[..., Any] = {
+    choices: dict[Recompute, Callable[..., Any]] = {
         Recompute.nothing: _plainly,
         Recompute.block: _recomputed,
         Recompute.selective: partial(_selectively, frozenset(COSTLY) - set(names)),
         Recompute.offload: _offloaded,
-    }[policy]
+    }
     for module in model.modules():
         if isinstance(module, Stack):
-            module.apply_block = apply_block
+            module.apply_block = choices[policy]
 
 
 def _plainly(block: nn.Module, *inputs: Any) -> Any:
