@@ -93,6 +93,8 @@ def _tm(pae_logits: Tensor, n: int) -> Tensor:
 
 def _expectation(logits: Tensor, values: Tensor) -> Tensor:
     """Expected value of the bins' values, some rows at a time: probabilities of all pairs are never there."""
+    if logits.dim() < 3:
+        return logits.softmax(-1) @ values
     return torch.cat([rows.softmax(-1) @ values for rows in logits.split(_ROWS)])
 
 
