@@ -91,7 +91,7 @@ def summarise(table: pa.Table) -> dict[str, Any]:
         pairs: NDArray[np.float64] = np.array([table[n].to_pylist() for n in ("iptm", "dockq")], np.float64)
         pairs = pairs[:, np.isfinite(pairs[0]) & np.isfinite(pairs[1])]
         varied = pairs.shape[1] > 2 and all(np.ptp(row) > 0 for row in pairs)
-        figures["iptm_dockq_correlation"] = float(np.corrcoef(pairs)[0, 1]) if varied else None
+        figures["iptm_dockq_correlation"] = float(np.asarray(np.corrcoef(pairs))[0, 1]) if varied else None
     return figures
 
 
