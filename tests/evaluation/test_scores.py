@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Invariances of all metrics together: the truth scores perfectly, however it is moved or relabelled."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from foldwright.batch import collate
-from foldwright.data.query_example import structure_target
+from foldwright.data.ccd import DEFAULT_CACHE, Dictionary
+from foldwright.data.mmcif import read_structure
+from foldwright.data.query_example import Components, structure_target
 from foldwright.data.reference import random_rotations
 from foldwright.data.sample import store_path
 from foldwright.data.store import Store
@@ -108,3 +112,15 @@ def test_a_prediction_of_another_size_is_refused(store):
     with pytest.raises(ValueError, match="expected finite"):
         score(target.entry, target.components, batch, np.zeros((3, 3)))
     assert torch.is_tensor(batch.atom_coords)
+
+
+@pytest.mark.corpus
+@pytest.mark.parametrize("name", ["102m", "104d", "1gya", "2d0f"])
+def test_true_structures_of_the_corpus_are_perfect(name):
+    path = Path(__file__).parents[2].parent / "shared" / "data" / "mmcif" / f"{name}.cif.gz"
+    if not path.is_file():
+        pytest.skip("../shared/data/mmcif is absent")
+    dictionary = Dictionary.open(DEFAULT_CACHE)
+    target = structure_target(read_structure(path, dictionary), Components(dictionary, 1))
+    batch = collate([target.example(0, 1, 1, 0)], {})
+    assert_perfect(score(target.entry, target.components, batch, truth_of(target)).figures)
