@@ -146,7 +146,7 @@ class Validation(L.Callback):
             self.file.truncate(trainer.global_step)
         rows = self.file.rows()
         name = self.validator.best
-        trained = [row for row in rows if row["step"] > 0 and not math.isnan(row[name])]
+        trained = [row for row in rows if row["step"] > 0 and not math.isnan(row.get(name, math.nan))]
         if trained:
             best = max(trained, key=lambda row: row[name])
             self.best, self.checkpointer.best_step = best[name], int(best["step"])
