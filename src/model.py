@@ -80,6 +80,15 @@ class Output:
 
 
 @dataclass
+class Representation:
+    """The trunk's outputs, in its dtype."""
+
+    s_inputs: Tensor  # [B, N, c_s_inputs]
+    s: Tensor  # [B, N, c_s]
+    z: Tensor  # [B, N, N, c_z]
+
+
+@dataclass
 class Pose:
     """The best of several sampled structures of one example, and the representations that it came from."""
 
@@ -142,6 +151,33 @@ class AlphaFold3(nn.Module):
         return self._sample(
             batch, self._condition(batch, s_inputs, s, z), n_samples, config, key(seed, "sampler")
         )
+
+    @torch.no_grad()
+    def represent(self, batch: Batch, seed: Tensor) -> Representation:
+        """One pass of the trunk, all cycles of it, for samples drawn and judged apart. seed int64 [B]."""
+        return Representation(*self.trunk(batch, key(seed, "dropout"), self._dtype(self.config.trunk_dtype)))
+
+    @torch.no_grad()
+    def sample_numbers(
+        self, batch: Batch, trunk: Representation, numbers: Tensor, config: SamplerConfig, seed: Tensor
+    ) -> Tensor:
+        """The structures [D, A, 3] Å of the given sample numbers [D], of a batch of one; seed int64 [1].
+
+        A sample's noise is keyed by its number, so that samples may be drawn in any portions.
+        """
+        shared = self._condition(batch, trunk.s_inputs, trunk.s, trunk.z)
+
+        def denoiser(x: Tensor, t_hat: Tensor) -> Tensor:
+            return denoise(self.diffusion, x.transpose(0, 1), t_hat.transpose(0, 1), shared).transpose(0, 1)
+
+        own = torch.cat([key(key(seed, "sampler"), int(number)) for number in numbers])
+        mask = batch.atom_mask.expand(len(own), -1)
+        return sample_diffusion(denoiser, mask, 1, config, own)[:, 0]
+
+    @torch.no_grad()
+    def judge(self, batch: Batch, trunk: Representation, x: Tensor, seed: Tensor) -> ConfidenceLogits:
+        """The confidence head's view of structures x [B, A, 3] Å. seed int64 [B]."""
+        return self.confidence(batch, trunk.s_inputs, trunk.s, trunk.z, x, key(seed, "confidence"))
 
     @torch.no_grad()
     def pose(self, batch: Batch, n_samples: int, config: SamplerConfig, seed: Tensor) -> Pose:

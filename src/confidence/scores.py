@@ -13,6 +13,7 @@ from torch import Tensor
 
 from foldwright.confidence.targets import BINS_PER_ANGSTROM
 
+_ROWS = 256
 CLASH_DISTANCE = 1.1  # Å
 CLASH_PAIRS, CLASH_FRACTION = 100, 0.5  # more contacts than either, of the smaller chain's atoms, is a clash
 
@@ -26,7 +27,7 @@ def plddt(logits: Tensor) -> Tensor:
 
 def expected_error(logits: Tensor) -> Tensor:
     """PAE or PDE in Å: logits [..., 64] -> [...]."""
-    return logits.softmax(-1) @ _error_centres(logits)
+    return _expectation(logits, _error_centres(logits))
 
 
 def global_pde(pde: Tensor, contact_probability: Tensor) -> Tensor:
@@ -54,7 +55,9 @@ def iptm(pae_logits: Tensor, tokens: Tensor, has_frame: Tensor, asym_id: Tensor)
 
 def chain_pair_iptm(pae_logits: Tensor, has_frame: Tensor, asym_id: Tensor, a: int, b: int) -> Tensor:
     """ipTM of the tokens of chains a and b alone."""
-    return iptm(pae_logits, (asym_id == a) | (asym_id == b), has_frame, asym_id)
+    own = ((asym_id == a) | (asym_id == b)).nonzero()[:, 0]
+    every = torch.ones(len(own), dtype=torch.bool, device=own.device)
+    return iptm(pae_logits[own][:, own], every, has_frame[own], asym_id[own])
 
 
 def has_clash(x: Tensor, atom_asym_id: Tensor, is_polymer: Tensor) -> bool:
@@ -85,7 +88,14 @@ def _error_centres(logits: Tensor) -> Tensor:
 
 def _tm(pae_logits: Tensor, n: int) -> Tensor:
     """Expected TM term of each pair, [N, N]."""
-    return pae_logits.softmax(-1) @ (1.0 / (1.0 + (_error_centres(pae_logits) / d0(n)) ** 2))
+    return _expectation(pae_logits, 1.0 / (1.0 + (_error_centres(pae_logits) / d0(n)) ** 2))
+
+
+def _expectation(logits: Tensor, values: Tensor) -> Tensor:
+    """Expected value of the bins' values, some rows at a time: probabilities of all pairs are never there."""
+    if logits.dim() < 3:
+        return logits.softmax(-1) @ values
+    return torch.cat([rows.softmax(-1) @ values for rows in logits.split(_ROWS)])
 
 
 def _best(scores: Tensor, frames: Tensor, pairs: Tensor) -> Tensor:

@@ -170,11 +170,24 @@ def read_components(path: Path) -> dict[str, Definition]:
         document = gemmi.cif.read(str(path))
     except (ValueError, RuntimeError, OSError) as error:
         raise ValueError(f"{path} is no readable CIF of components: {error}") from error
+    return _components_of(document, str(path))
+
+
+def parse_components(text: str) -> dict[str, Definition]:
+    """As `read_components`, from the text of such a file."""
+    try:
+        document = gemmi.cif.read_string(text)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"got no readable CIF of components: {error}") from error
+    return _components_of(document, "the text given")
+
+
+def _components_of(document: gemmi.cif.Document, source: str) -> dict[str, Definition]:
     definitions = (_definition_of_block(block) for block in document)
     found = {definition.code: definition for definition in definitions if definition is not None}
     if not found:
         raise ValueError(
-            f"{path} holds no _chem_comp_atom category; expected the format of the PDB's components.cif"
+            f"{source} holds no _chem_comp_atom category; expected the format of the PDB's components.cif"
         )
     return found
 

@@ -57,6 +57,17 @@ def read_msas(structure: Structure, files: EntryFiles, max_rows: int) -> EntryMs
         notes.append(
             Note("pairing_without_msa", f"entity {entity} has rows to pair but no alignment of its own")
         )
+    return join_alignments(structure, main, pairable, max_rows, notes)
+
+
+def join_alignments(
+    structure: Structure,
+    main: Mapping[int, Alignment],
+    pairable: Mapping[int, Alignment],
+    max_rows: int,
+    notes: list[Note],
+) -> EntryMsas:
+    """The alignments of an entry's entities, those of its proteins paired; `pairable` holds one for each."""
     pairing, blocks = _paired(structure, {entity: pairable[entity] for entity in main}, max_rows // 2 - 1)
     msas = {
         entity: make_msa(alignment, _restypes(structure, entity), max_rows, blocks.get(entity))

@@ -10,7 +10,7 @@ may leave on bonding, the coordinates decide, unless the ligand is bonded to not
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,8 +47,8 @@ Observed = dict[str, Floats]  # atom name -> coordinates [3]
 
 
 @dataclass
-class _Residue:
-    """One residue of the asymmetric unit with its expected atoms."""
+class Residue:
+    """One residue of the asymmetric unit with its expected atoms. `key` tells it from others of its chain."""
 
     key: str
     index: int
@@ -64,12 +64,12 @@ class _Residue:
 
 
 @dataclass
-class _Chain:
+class Chain:
     """One chain of the asymmetric unit. `identity` is equal for chains of one entity."""
 
     type: MoleculeType
     identity: tuple[object, ...]
-    residues: list[_Residue]
+    residues: list[Residue]
 
 
 def read_structure(
@@ -94,7 +94,8 @@ def read_structure(
         _refuse_giants(entry, max_polymer_chains)
         chains = _asymmetric_unit(entry, dictionary, counts)
         bonds = _local_bonds(entry.links, chains, counts)
-        return _build(entry, chains, bonds)
+        header = (entry.entry_id, entry.release_date, entry.method, entry.resolution)
+        return build_structure(header, chains, bonds, entry.placements)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -108,7 +109,7 @@ def _refuse_giants(entry: Entry, limit: int) -> None:
 # --- chains of the asymmetric unit ---
 
 
-def _asymmetric_unit(entry: Entry, dictionary: Dictionary, counts: Counter[str]) -> dict[str, _Chain]:
+def _asymmetric_unit(entry: Entry, dictionary: Dictionary, counts: Counter[str]) -> dict[str, Chain]:
     rows = _rows_by_residue(entry.atoms)
     wanted = {copy.asym for copy in entry.placements}
     linked = {partner[0] for link in entry.links for partner in (link.first, link.second)}
@@ -116,7 +117,7 @@ def _asymmetric_unit(entry: Entry, dictionary: Dictionary, counts: Counter[str])
     for asym, entity in entry.asym_entity.items():
         if asym not in wanted or entry.entity_type.get(entity) == "water":
             continue
-        chain: _Chain | None
+        chain: Chain | None
         if entity in entry.sequences:
             chain = _polymer(entry, entity, rows.get(asym, {}), dictionary, counts)
         else:
@@ -140,7 +141,7 @@ def _rows_by_residue(atoms: Atoms) -> dict[str, RowsByResidue]:
 
 def _polymer(
     entry: Entry, entity: str, rows: RowsByResidue, dictionary: Dictionary, counts: Counter[str]
-) -> _Chain:
+) -> Chain:
     sequence = entry.sequences[entity]
     declared = entry.polymer_type.get(entity, "")
     chain_type = polymer_type(declared, [options[0] for options in sequence])
@@ -154,10 +155,10 @@ def _polymer(
         observed = _observed(entry.atoms, seen.get(component, []))
         ends = (number == 1, number == len(sequence))
         residues.append(
-            _residue(str(number), number, component, chain_type, ends, observed, dictionary, counts)
+            expected_residue(str(number), number, component, chain_type, ends, observed, dictionary, counts)
         )
     components = tuple(residue.component for residue in residues)
-    return _Chain(chain_type, (chain_type, components), residues)
+    return Chain(chain_type, (chain_type, components), residues)
 
 
 def polymer_type(declared: str, sequence: list[str]) -> MoleculeType:
@@ -176,7 +177,7 @@ def polymer_type(declared: str, sequence: list[str]) -> MoleculeType:
 def _ligand(
     atoms: Atoms, branched_entity: str, rows: RowsByResidue, dictionary: Dictionary, free: bool,
     counts: Counter[str],
-) -> _Chain | None:  # fmt: skip
+) -> Chain | None:  # fmt: skip
     """A ligand, an ion or a glycan; None, counted, if it cannot be read with the dictionary."""
     residues = []
     for number, (key, seen) in enumerate(rows.items(), start=1):
@@ -187,13 +188,13 @@ def _ligand(
         observed = _observed(atoms, seen[component])
         ends = (free and len(rows) == 1, False)
         residues.append(
-            _residue(key, number, component, MoleculeType.LIGAND, ends, observed, dictionary, counts)
+            expected_residue(key, number, component, MoleculeType.LIGAND, ends, observed, dictionary, counts)
         )
     if not any(coords is not None for residue in residues for coords in residue.coords):
         counts.update(["unmatched_ligand"] * bool(rows))
         return None
     components = tuple(residue.component for residue in residues)
-    return _Chain(MoleculeType.LIGAND, (MoleculeType.LIGAND, branched_entity, components), residues)
+    return Chain(MoleculeType.LIGAND, (MoleculeType.LIGAND, branched_entity, components), residues)
 
 
 # --- residues ---
@@ -214,13 +215,14 @@ def _observed(atoms: Atoms, rows: list[int]) -> Observed:
     return observed
 
 
-def _residue(
+def expected_residue(
     key: str, index: int, component: str, chain_type: MoleculeType, ends: tuple[bool, bool],
-    observed: Observed, dictionary: Dictionary, counts: Counter[str],
-) -> _Residue:  # fmt: skip
+    observed: Observed, dictionary: Dictionary, counts: Counter[str], present: Collection[str] = (),
+) -> Residue:  # fmt: skip
     """Expected atoms of one residue, matched with the observed ones.
 
-    `ends`: first and last of its chain; for a ligand, (bonded to nothing, unused).
+    `ends`: first and last of its chain; for a ligand, (bonded to nothing, unused). `present`: atoms that are
+    there even if they may leave and are not observed.
     """
     source, component = (
         component,
@@ -238,12 +240,13 @@ def _residue(
     if standard:
         names, slots = _standard_atoms(component, chain_type, *ends)
     else:
-        names = _atomised_names(definition, observed, free=chain_type == MoleculeType.LIGAND and ends[0])
+        free = chain_type == MoleculeType.LIGAND and ends[0]
+        names = _atomised_names(definition, {*observed, *present}, free)
         slots = [0] * len(names)
     position = {str(name): i for i, name in enumerate(definition.atom_name)}
     rows = [position[name] for name in names]
     counts.update(["unknown_atom_name"] * sum(name not in position for name in observed))
-    return _Residue(
+    return Residue(
         key, index, component, _restype(definition, chain_type, standard), not standard,
         names, renames, slots,
         definition.atom_element[rows].tolist(), definition.atom_charge[rows].tolist(),
@@ -285,10 +288,10 @@ def _standard_atoms(
     return [name for name, _ in chosen], [slot for _, slot in chosen]
 
 
-def _atomised_names(definition: Definition, observed: Mapping[str, object], free: bool) -> list[str]:
+def _atomised_names(definition: Definition, present: Collection[str], free: bool) -> list[str]:
     names = [str(name) for name in definition.atom_name]
     kept = [name for name, leaving in zip(names, definition.atom_leaving, strict=True)
-            if free or not leaving or name in observed]  # fmt: skip
+            if free or not leaving or name in present]  # fmt: skip
     return kept or names
 
 
@@ -315,7 +318,7 @@ def _order_guanidinium(observed: Observed) -> None:
 LocalBond = tuple[tuple[str, int], tuple[str, int]]  # (asym, atom index in its chain) of both ends
 
 
-def _local_bonds(links: list[Link], chains: dict[str, _Chain], counts: Counter[str]) -> list[LocalBond]:
+def _local_bonds(links: list[Link], chains: dict[str, Chain], counts: Counter[str]) -> list[LocalBond]:
     """Links between expected atoms of different residues, other than backbone links and disulfides."""
     atoms = {(asym, residue.key): (residue, start)
              for asym, chain in chains.items() for residue, start in _starts(chain)}  # fmt: skip
@@ -344,26 +347,34 @@ def _local_bonds(links: list[Link], chains: dict[str, _Chain], counts: Counter[s
     return bonds
 
 
-def _starts(chain: _Chain) -> list[tuple[_Residue, int]]:
+def _starts(chain: Chain) -> list[tuple[Residue, int]]:
     sizes = [len(residue.names) for residue in chain.residues]
     return list(zip(chain.residues, np.cumsum([0, *sizes])[:-1].tolist(), strict=True))
 
 
-def _is_backbone(link: Link, first: _Residue, second: _Residue, names: set[str]) -> bool:
+def _is_backbone(link: Link, first: Residue, second: Residue, names: set[str]) -> bool:
     neighbours = link.first[0] == link.second[0] and abs(first.index - second.index) == 1
     return neighbours and names in _BACKBONE_LINKS
 
 
-def _is_disulfide(first: _Residue, i: int, second: _Residue, j: int) -> bool:
+def _is_disulfide(first: Residue, i: int, second: Residue, j: int) -> bool:
     return not (first.atomised or second.atomised) and first.elements[i] == second.elements[j] == 16
 
 
 # --- assembly ---
 
 
-def _build(entry: Entry, chains: dict[str, _Chain], bonds: list[LocalBond]) -> Structure:
-    """Place the chains of the assembly and flatten them."""
-    copies = [copy for copy in entry.placements if copy.asym in chains]
+def build_structure(
+    header: tuple[str, str, str, float],
+    chains: dict[str, Chain],
+    bonds: list[LocalBond],
+    placements: list[Placement],
+) -> Structure:
+    """Place the chains of the assembly and flatten them.
+
+    `header`: entry id, release date, method and resolution.
+    """
+    copies = [copy for copy in placements if copy.asym in chains]
     if not copies:
         raise Rejection("no_chains", "nothing but water and unreadable ligands in assembly 1")
     placed = [chains[copy.asym] for copy in copies]
@@ -373,10 +384,10 @@ def _build(entry: Entry, chains: dict[str, _Chain], bonds: list[LocalBond]) -> S
     names, entities, symmetries = _labels(copies, placed)
     resolved = np.array([x is not None for residue in residues for x in residue.coords], np.bool_)
     return Structure(
-        entry_id=entry.entry_id,
-        release_date=entry.release_date,
-        method=entry.method,
-        resolution=entry.resolution,
+        entry_id=header[0],
+        release_date=header[1],
+        method=header[2],
+        resolution=header[3],
         chain_name=np.array(names, np.str_),
         chain_entity=np.array(entities, np.int32),
         chain_sym=np.array(symmetries, np.int32),
@@ -397,7 +408,7 @@ def _build(entry: Entry, chains: dict[str, _Chain], bonds: list[LocalBond]) -> S
     )
 
 
-def _labels(copies: list[Placement], placed: list[_Chain]) -> tuple[list[str], list[int], list[int]]:
+def _labels(copies: list[Placement], placed: list[Chain]) -> tuple[list[str], list[int], list[int]]:
     """Chain names ("A", "A-2", ...), entity numbers and copy numbers within the entity."""
     entities: dict[tuple[object, ...], int] = {}
     seen: Counter[str] = Counter()
@@ -413,7 +424,7 @@ def _labels(copies: list[Placement], placed: list[_Chain]) -> tuple[list[str], l
     return labels
 
 
-def _placed_coords(chain: _Chain, copy: Placement) -> Floats:
+def _placed_coords(chain: Chain, copy: Placement) -> Floats:
     """[L, 3], 0 where unresolved."""
     coords = [x for residue in chain.residues for x in residue.coords]
     resolved = np.array([x is not None for x in coords], np.bool_)

@@ -78,14 +78,18 @@ class Entry:
 
 def read_entry(path: Path) -> Entry:
     """Read one .cif or .cif.gz file; ValueError says what is wrong with it."""
-    block = _read_block(path)
+    return entry_of_block(_read_block(path), path.name.split(".")[0])
+
+
+def entry_of_block(block: gemmi.cif.Block, name: str) -> Entry:
+    """As `read_entry`, from a parsed block; `name` is the entry's where the block has none."""
     if not _is_complete(block):
         block = _completed(block)
     atoms = _atoms(block)
     asym_entity = _asym_entities(block)
     method = ", ".join(row[0].upper() for row in _rows(block, "_exptl.", ["method"]))
     return Entry(
-        entry_id=(_single(block, "_entry.id") or block.name or path.name.split(".")[0]).lower(),
+        entry_id=(_single(block, "_entry.id") or block.name or name).lower(),
         method=method,
         resolution=_resolution(block),
         release_date=_release_date(block),

@@ -16,7 +16,7 @@ import gemmi
 import numpy as np
 from Bio.Align import PairwiseAligner
 
-from foldwright.data.mmcif_tables import Atoms, read_entry
+from foldwright.data.mmcif_tables import Atoms, Entry, entry_of_block, read_entry
 from foldwright.data.structure import Bools, Floats, Ints
 
 _CACHED = 64  # parsed entries that a process keeps
@@ -74,7 +74,15 @@ class TemplateLibrary:
 
 def read_template_entry(path: Path) -> TemplateEntry:
     """The proteins of a structure file; ValueError says what is wrong with it."""
-    entry = read_entry(path)
+    return _template_entry(read_entry(path))
+
+
+def read_template_block(block: gemmi.cif.Block) -> TemplateEntry:
+    """As `read_template_entry`, from a parsed mmCIF block."""
+    return _template_entry(entry_of_block(block, "template"))
+
+
+def _template_entry(entry: Entry) -> TemplateEntry:
     chains: dict[str, TemplateChain] = {}
     for asym, entity in entry.asym_entity.items():
         kind = entry.polymer_type.get(entity, "")

@@ -29,13 +29,14 @@ from foldwright.vocabulary import (
 )
 
 if TYPE_CHECKING:  # writing needs no dictionary, so no biotite either
-    from foldwright.data.ccd import Dictionary
+    from foldwright.data.ccd import Definition, Dictionary
 
 _POLYMER_TYPE = {
     MoleculeType.PROTEIN: "polypeptide(L)",
     MoleculeType.RNA: "polyribonucleotide",
     MoleculeType.DNA: "polydeoxyribonucleotide",
 }
+_ORDERS = {1: "SING", 2: "DOUB", 3: "TRIP"}
 _LINKING = {
     MoleculeType.PROTEIN: "L-peptide linking",
     MoleculeType.RNA: "RNA linking",
@@ -55,8 +56,9 @@ def write_structure(
     """Write one model as .cif (or .cif.gz, by the name of `path`).
 
     coords [L, 3] in Å for all atoms of the structure; b_factors [L] in Å² (or a confidence), 0 if None;
-    mask [L]: atoms to write, all if None. `dictionary` gives components their exact types; without it they
-    follow from the chain. Raises ValueError if sizes differ or a written coordinate is not finite.
+    mask [L]: atoms to write, all if None. `dictionary` gives components their exact types, and the charges
+    and bond orders of those that are no standard residues; without it types follow from
+    the chain. Raises ValueError if sizes differ or a written coordinate is not finite.
     """
     size = len(structure.atom_name)
     b_factors = np.zeros(size, np.float32) if b_factors is None else b_factors
@@ -66,7 +68,7 @@ def write_structure(
         raise ValueError(f"got {got}, expected ({size}, 3), ({size},) and ({size},) for {size} atoms")
     if not np.isfinite(coords[mask]).all():
         raise ValueError(f"{structure.entry_id}: coordinates hold NaN or infinity; mask such atoms out")
-    block = gemmi.cif.Block(structure.entry_id or "model")
+    block = gemmi.cif.Block("".join(structure.entry_id.split()) or "model")
     _write_header(block, structure)
     _write_entities(block, structure)
     _write_components(block, structure, dictionary)
@@ -147,6 +149,27 @@ def _write_components(block: gemmi.cif.Block, structure: Structure, dictionary: 
         types[component] = MoleculeType(kind) if previous == MoleculeType.LIGAND else previous
     rows = [(code, _component_type(code, kind, dictionary)) for code, kind in sorted(types.items())]
     _loop(block, "_chem_comp.", ["id", "type"], iter(rows))
+    if dictionary is not None:
+        atomised = np.unique(structure.residue_component[structure.residue_atomised]).tolist()
+        _write_chemistry(block, [dictionary[code] for code in atomised if code in dictionary])
+
+
+def _write_chemistry(block: gemmi.cif.Block, definitions: Sequence[Definition]) -> None:
+    """Atoms with charges and Kekulé bonds of components that readers may not know."""
+    tags = ["comp_id", "atom_id", "type_symbol", "charge", "pdbx_leaving_atom_flag"]
+    _loop(block, "_chem_comp_atom.", tags, (
+        (d.code, str(d.atom_name[i]), ELEMENTS[d.atom_element[i]], str(d.atom_charge[i]),
+         "NY"[int(d.atom_leaving[i])])
+        for d in definitions for i in range(len(d.atom_name))
+    ))  # fmt: skip
+    tags = ["comp_id", "atom_id_1", "atom_id_2", "value_order", "pdbx_aromatic_flag"]
+    _loop(block, "_chem_comp_bond.", tags, (
+        (d.code, str(d.atom_name[i]), str(d.atom_name[j]), _ORDERS[order], "NY"[int(aromatic)])
+        for d in definitions
+        for (i, j), order, aromatic in zip(
+            d.bonds.tolist(), d.bond_order.tolist(), d.bond_aromatic.tolist(), strict=True
+        )
+    ))  # fmt: skip
 
 
 def _component_type(code: str, kind: MoleculeType, dictionary: Dictionary | None) -> str:

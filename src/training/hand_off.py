@@ -139,17 +139,20 @@ def parent_digest(hand_off: HandOff | None, run_dir: Path) -> str:
     return (json.loads(kept.read_text()).get("parent_digest") or "") if kept.is_file() else ""
 
 
-def find_parent(path: Path) -> Path:
-    """The checkpoint that a path to a run or checkpoint means; CheckpointError if there is no sound one."""
+def find_parent(path: Path, setting: str = "init_from.path") -> Path:
+    """The checkpoint that a path to a run or checkpoint means; CheckpointError if there is no sound one.
+
+    `setting` is what the path was given as.
+    """
     if (path / RECORD).is_file():
         reason = checkpoint.fault(path)
         if reason is not None:
-            raise CheckpointError(f"init_from.path: {path} cannot be used: {reason}; name another checkpoint")
+            raise CheckpointError(f"{setting}: {path} cannot be used: {reason}; name another checkpoint")
         return path.resolve()
     directory, passed_over = checkpoint.newest(path / "checkpoints")
     if directory is None:
         raise CheckpointError(
-            f"init_from.path: got {path}, expected a run directory or a checkpoint in one; "
+            f"{setting}: got {path}, expected a run directory or a checkpoint in one; "
             + ("; ".join(passed_over) or "there is no checkpoint below it")
         )
     return directory.resolve()

@@ -72,7 +72,7 @@ def make_pocket(
     network.train(was_training)
     reshard(network)
     is_ligand = entry.tokens.token_chain[kept] == chain
-    tokens = _pocket(pose.x, batch, is_ligand, config.pocket)
+    tokens = choose_pocket(pose.x, batch, is_ligand, config.pocket)
     representative = batch.representative_atom[0].long()
     index = torch.from_numpy(tokens).to(device)
     z = pose.z[index][:, index].to(torch.bfloat16).view(torch.uint16)
@@ -156,9 +156,10 @@ def _example(
     )
 
 
-def _pocket(
+def choose_pocket(
     x: torch.Tensor, batch: Batch, is_ligand: NDArray[np.bool_], config: PocketConfig
 ) -> NDArray[np.int64]:
+    """Tokens of the pocket around a ligand [N] in a pose x [A, 3] of a batch of one (`pocket_tokens`)."""
     n = len(is_ligand)
     centre = x[batch.centre_atom[0].long()].float().cpu().numpy()[:n]
     atoms = torch.bincount(batch.atom_to_token[0][batch.atom_mask[0]].long(), minlength=n)

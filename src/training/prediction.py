@@ -14,21 +14,25 @@ from foldwright.batch import Batch, collate
 from foldwright.data.dataset import StoreDataset
 from foldwright.data.structure import Floats, Structure
 from foldwright.diffusion.sampler import SamplerConfig
+from foldwright.evaluation.kinds import lddt_by_kind
 from foldwright.evaluation.lddt import lddt
+from foldwright.evaluation.scores import permuted_truth
 from foldwright.model import AlphaFold3
-from foldwright.permutation import permute_truth
 from foldwright.randomness import key
 from foldwright.training.parallel import reshard
 
 
 @dataclass
 class Prediction:
-    """Sampled structures: batch of the entry (B = 1), coordinates [D, L, 3] Å, LDDT [D] to the truth."""
+    """Sampled structures: batch of the entry (B = 1), coordinates [D, L, 3] Å, LDDT [D] to the truth, and of
+    each sample LDDT by kind (`evaluation.kinds`).
+    """
 
     structure: Structure
     batch: Batch
     coords: Floats
     lddt: Floats
+    kinds: list[dict[str, float]]
 
 
 def predict(
@@ -58,15 +62,18 @@ def predict(
     reshard(network)
     n_atoms = len(example.structure.atom_residue)
     residue = torch.from_numpy(np.array(example.structure.atom_residue)).to(device)
-    scores = torch.stack([_score(sample, batch, n_atoms, residue) for sample in x])
+    scores = [_score(sample[:n_atoms], batch, example.structure, residue) for sample in x]
     coords = x[:, :n_atoms].float().cpu().numpy()
-    return Prediction(example.structure, batch, coords, scores.float().cpu().numpy())
+    figures = torch.stack([own for own, _ in scores]).float().cpu().numpy()
+    return Prediction(example.structure, batch, coords, figures, [kinds for _, kinds in scores])
 
 
-def _score(x: Tensor, batch: Batch, n_atoms: int, residue: Tensor) -> Tensor:
-    """LDDT of one sample x [A, 3] to the truth, whose identical chains and equivalent atoms are exchanged so
-    that it fits best.
+def _score(x: Tensor, batch: Batch, structure: Structure, residue: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """LDDT of one sample x [L, 3] to the truth, whose identical chains and equivalent atoms are exchanged so
+    that it fits best; and the same by kind.
     """
-    truth = permute_truth(batch, torch.nan_to_num(x[None], 0.0, 0.0, 0.0))
-    coords, resolved = truth.atom_coords[0, :n_atoms], truth.atom_resolved[0, :n_atoms]
-    return lddt(x[:n_atoms], coords, resolved, residue)
+    known = torch.nan_to_num(x, 0.0, 0.0, 0.0)
+    coords, resolved = permuted_truth(batch, known.cpu().numpy())
+    true, shown = torch.from_numpy(coords).to(x.device), torch.from_numpy(resolved).to(x.device)
+    kinds = lddt_by_kind(structure, known.double().cpu().numpy(), coords, resolved)
+    return lddt(x, true, shown, residue), kinds

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Validation of the averaged model in the course of training: LDDT of held-out entries, sampled from noise.
+"""Validation of the averaged model in the course of training: LDDT of held-out entries, sampled from noise,
+over all atoms and by kind. The best checkpoint is the one with the highest model-selection score.
 
 Runs before the first step, every `validation.every_steps` and at the end. Each rank samples its share of the
 entries; all run the same number of forwards, as a sharded network needs, and no entry counts twice. Noise and
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +21,7 @@ import torch
 from rich.console import Console
 
 from foldwright.data.dataset import StoreDataset
+from foldwright.evaluation.selection import selection_score
 from foldwright.model import AlphaFold3
 from foldwright.training.callbacks import Checkpointer, Meter, MetricsFile
 from foldwright.training.config import TrainConfig
@@ -43,13 +46,15 @@ def validate(
     seed: int,
     device: torch.device,
 ) -> dict[str, float]:
-    """Mean LDDT over entries and samples, the same with each entry's best sample, and every entry's mean.
+    """Mean LDDT over entries and samples, the same with each entry's best sample, and every entry's mean; the
+    same by kind of chain and interface; and AF3's model-selection score of these, of the kinds that the
+    entries show, with the share of its weight that they carry.
 
     Collective; the same figures on every rank. An entry without a scorable atom is left out.
     """
-    own: dict[str, tuple[float, float]] = {}
+    own: dict[str, tuple[float, float, dict[str, float]]] = {}
     for entry, counts in share(entries, rank(), world_size()):
-        scores = predict(
+        prediction = predict(
             network,
             dataset,
             entry,
@@ -59,14 +64,30 @@ def validate(
             msa_rows=config.msa_rows,
             seed=seed,
             device=device,
-        ).lddt
+        )
         if counts:
-            own[entry] = float(scores.mean()), float(scores.max())
-    found = {entry: pair for part in gather(own) for entry, pair in part.items()}
-    pairs = np.array([found[entry] for entry in entries])
+            scores = prediction.lddt
+            own[entry] = float(scores.mean()), float(scores.max()), _mean_kinds(prediction.kinds)
+    found = {entry: figures for part in gather(own) for entry, figures in part.items()}
+    pairs = np.array([found[entry][:2] for entry in entries])
     mean, best = np.nanmean(pairs, axis=0)
     each = {f"lddt/{entry}": score for entry, (score, _) in zip(entries, pairs.tolist(), strict=True)}
-    return {"lddt": float(mean), "lddt_best": float(best), **each}
+    kinds = _mean_kinds([found[entry][2] for entry in entries])
+    selection = selection_score(kinds)
+    return {
+        "lddt": float(mean),
+        "lddt_best": float(best),
+        "model_selection": selection.score,
+        "model_selection_coverage": selection.coverage,
+        **kinds,
+        **each,
+    }
+
+
+def _mean_kinds(scores: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Of each kind the mean over those that have it, in a fixed order."""
+    names = sorted({name for own in scores for name in own})
+    return {name: float(np.mean([own[name] for own in scores if name in own])) for name in names}
 
 
 class Validator(Protocol):
@@ -82,9 +103,9 @@ class Validator(Protocol):
 
 
 class StructureValidator:
-    """LDDT of the held-out entries (`validate`)."""
+    """LDDT of the held-out entries (`validate`); every entry has a chain, so there always is a score."""
 
-    best = "lddt"
+    best = "model_selection"
 
     def __init__(self, dataset: StoreDataset, held_out: HeldOut, config: TrainConfig) -> None:
         self.dataset, self.held_out, self.config = dataset, held_out, config
@@ -94,7 +115,10 @@ class StructureValidator:
         return validate(network, self.dataset, self.held_out.scored, settings, seed, device)
 
     def line(self, figures: dict[str, float]) -> str:
-        return f"LDDT {figures['lddt']:.3f} (best samples {figures['lddt_best']:.3f})"
+        return (
+            f"LDDT {figures['lddt']:.3f} (best samples {figures['lddt_best']:.3f}), model selection "
+            f"{figures['model_selection']:.3f}"
+        )
 
 
 class Validation(L.Callback):
@@ -122,7 +146,7 @@ class Validation(L.Callback):
             self.file.truncate(trainer.global_step)
         rows = self.file.rows()
         name = self.validator.best
-        trained = [row for row in rows if row["step"] > 0 and not math.isnan(row[name])]
+        trained = [row for row in rows if row["step"] > 0 and not math.isnan(row.get(name, math.nan))]
         if trained:
             best = max(trained, key=lambda row: row[name])
             self.best, self.checkpointer.best_step = best[name], int(best["step"])

@@ -178,3 +178,13 @@ def test_what_cannot_be_read_is_said(tmp_path, text, message):
         read_ligands(tmp_path / "x.csv")
     with pytest.raises(ValueError, match="neither a file nor a folder"):
         read_ligands(tmp_path / "none")
+
+
+def test_a_centre_left_open_is_settled_and_one_given_is_kept():
+    component = component_from_smiles("GLC9", "OC[C@H]1OC(O)[C@H](O)[C@@H](O)[C@@H]1O", n_conformers=1)
+    assert component.conformer_source == "etkdg"
+    definition = definition_from_smiles("X", "C[C@H](F)C(Cl)Br")
+    kept = Chem.RemoveHs(build_molecule(definition))
+    assert kept.HasSubstructMatch(Chem.MolFromSmiles("C[C@H](F)C(Cl)Br"), useChirality=True)
+    assert not kept.HasSubstructMatch(Chem.MolFromSmiles("C[C@@H](F)C(Cl)Br"), useChirality=True)
+    assert len(Chem.FindMolChiralCenters(kept)) == 2

@@ -44,6 +44,10 @@ def test_scores_are_means_over_entries_of_their_samples():
     figures = validate(HalfOracle(), dataset, ("1as5", "5pti"), config, 0, torch.device("cpu"))
     assert figures["lddt_best"] == pytest.approx(1.0)
     assert 0.5 <= figures["lddt"] < 0.6
+    protein, modified = figures["intra_protein"], figures["intra_modified"]  # the kinds that there are
+    assert 0.5 <= protein < 0.6
+    assert figures["model_selection"] == pytest.approx((20 * protein + 10 * modified) / 30)
+    assert figures["model_selection_coverage"] == pytest.approx(30 / 140)
     assert figures["lddt"] == pytest.approx((figures["lddt/1as5"] + figures["lddt/5pti"]) / 2)
 
 
@@ -74,7 +78,7 @@ def test_a_resumed_run_repeats_its_curve_and_keeps_the_best(runs, monkeypatch):
     def scripted(*arguments):
         figures = real(*arguments)
         seen.append(figures)
-        return figures | {"lddt": scores[2 * (len(seen) - 1)]}
+        return figures | {"model_selection": scores[2 * (len(seen) - 1)]}
 
     monkeypatch.setattr(validation, "validate", scripted)
     extra = (*CHEAP, "checkpoint.keep_last=1", "checkpoint.every_steps=3")

@@ -1,0 +1,7 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Score predictions, or a checkpoint, against true structures; compare two runs; --help lists the options."""
+
+from foldwright.inference.evaluate import main
+
+raise SystemExit(main())
