@@ -86,7 +86,7 @@ def train(config: TrainConfig) -> None:
     try:
         layout = resolve(config.trainer)
         accumulate = layout.accumulation(config.global_batch, config.trainer.batch_per_device)
-        curriculum = Curriculum(config.curriculum)
+        curriculum = Curriculum(config.curriculum, config.seed)
         max_steps = _max_steps(config, curriculum)
         ops = select(config.kernels, layout.device_type, console)
         objective = OBJECTIVES[config.learn](config, curriculum, ops, run_dir)

@@ -143,7 +143,12 @@ class _Composing(TrainConfig):
     curriculum: dict[str, Any] = field(default_factory=dict)
 
 
-def schema(kind: type[TrainConfig] | type[DatasetConfig] = TrainConfig) -> DictConfig:
+@dataclass
+class _ComposingPhase(PhaseConfig):
+    dataset_crops: dict[str, Any] = field(default_factory=dict)
+
+
+def schema(kind: type[TrainConfig | DatasetConfig | PhaseConfig] = TrainConfig) -> DictConfig:
     """The structured schema, writable even where a dataclass is frozen."""
     config: DictConfig = OmegaConf.structured(kind)
     _unfreeze(config)
@@ -151,9 +156,11 @@ def schema(kind: type[TrainConfig] | type[DatasetConfig] = TrainConfig) -> DictC
 
 
 def register() -> None:
-    """Make the schemas known to Hydra: what `train.yaml` starts from, and each data set of configs/data/."""
+    """Make the schemas known to Hydra: what `train.yaml` starts from, each data
+    set of configs/data/ and the phases of configs/stage/."""
     ConfigStore.instance().store(name="train_schema", node=schema(_Composing))
     ConfigStore.instance().store(name="dataset_schema", node=schema(DatasetConfig))
+    ConfigStore.instance().store(name="phase_schema", node=schema(_ComposingPhase))
 
 
 def compose_config(overrides: Iterable[str]) -> TrainConfig:

@@ -50,9 +50,9 @@ def _path(root: str) -> str:
 
 
 def padding_buckets(curriculum: Curriculum, n_templates: int) -> dict[str, tuple[int, ...]]:
-    """Padding sizes of each axis: those of every phase, so that a step has one of a few shapes."""
+    """Padding sizes of each axis: those of every phase and crop, so that a step has one of a few shapes."""
     sizes: dict[str, set[int]] = {}
-    for phase in curriculum.phases.values():
+    for phase in curriculum.sizes():
         of_phase = buckets(phase.crop_tokens, phase.crop_atoms, phase.msa_rows, n_templates)
         for axis, values in of_phase.items():
             sizes.setdefault(axis, set()).update(values)

@@ -50,7 +50,7 @@ class StructureTraining(L.LightningModule):
         self.ops = ops
         self.losses = losses
         self.captures = captures
-        self.curriculum = Curriculum(config.curriculum)
+        self.curriculum = Curriculum(config.curriculum, config.seed)
         self.record: dict[str, float] = {}
         self.skipped_steps = 0
         self.skipped_in_a_row = 0
@@ -125,7 +125,8 @@ class StructureTraining(L.LightningModule):
         optimizer: Any,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        set_learning_rate(optimizer, learning_rate(self.global_step + 1, self.config.schedule))
+        rate = learning_rate(self.global_step + 1, self.config.schedule)
+        set_learning_rate(optimizer, rate * self.curriculum.at(self.global_step).lr_factor)
         optimizer.step(closure=optimizer_closure)
         if not self.record["skipped"]:
             update_average(self.average, self.network, self.config.ema.decay)

@@ -59,6 +59,12 @@ def structure_objective(config: TrainConfig, curriculum: Curriculum, ops: Ops, r
     choose_entry(dataset, config.summary.entry)
     first = next(iter(dataset.parts.values()))
     held_out = hold_out(dataset.store, config.validation, first.config.entries)
+    for name, phase in curriculum.phases.items():
+        if unknown := sorted(set(phase.dataset_crops) - set(dataset.parts)):
+            raise ValueError(
+                f"curriculum.{name}.dataset_crops: got {unknown[0]!r}, expected names of data.datasets: "
+                f"{', '.join(dataset.parts)}"
+            )
     training_dataset = StoreDataset(leave_out(dataset.config, held_out, dataset), config.seed)
 
     def losses(network: AlphaFold3, batch: Batch, phase: PhaseConfig, apart: Apart) -> dict[str, Tensor]:
