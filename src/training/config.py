@@ -72,6 +72,19 @@ class PathsConfig:
 
 
 @dataclass
+class PipelineConfig:
+    """Stages to run one after another (`training.pipeline`), each with overrides of its own; none: one run.
+
+    They lie in `paths.output_root`/`name`. `launcher` is what train.py stands behind: "torchrun
+    --nproc-per-node=8", "srun python"; by default this Python.
+    """
+
+    name: str = "pipeline"
+    stages: dict[str, list[str]] = field(default_factory=dict)
+    launcher: str = ""
+
+
+@dataclass
 class LoaderConfig:
     """Worker processes of each data loader, the batches each keeps ready, and a local folder that stores are
     copied to before they are read, for those on a network file system ("": read where they are).
@@ -122,6 +135,7 @@ class TrainConfig:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     summary: SummaryConfig = field(default_factory=SummaryConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
+    pipeline: PipelineConfig = field(default_factory=PipelineConfig)
 
     def frozen(self) -> list[str]:
         """All that is not trained: `freeze`, and the confidence head where there is no rollout to judge."""

@@ -68,6 +68,17 @@ class Curriculum:
         """Where the last phase ends."""
         return max(phase.until for phase in self.phases.values())
 
+    def last_step(self, wanted: int | None) -> int:
+        """Where a run ends: at step `wanted`, or with the last phase; ValueError for one beyond that."""
+        if wanted is None:
+            return self.steps
+        if not 1 <= wanted <= self.steps:
+            raise ValueError(
+                f"trainer.max_steps: got {wanted}, expected 1 to {self.steps}, the end of the last phase; "
+                f"raise curriculum.{[*self.phases][-1]}.until to go further"
+            )
+        return wanted
+
     def name_at(self, step: int) -> str:
         """The phase of the step that follows `step` completed ones; the last phase beyond the end."""
         return next((name for name, phase in self.phases.items() if step < phase.until), [*self.phases][-1])

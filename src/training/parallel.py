@@ -16,6 +16,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
+from lightning.pytorch.utilities import rank_zero
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
@@ -168,6 +169,11 @@ def reshard(network: nn.Module) -> None:
 
 def is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def launched_rank() -> int:
+    """This process's rank as its launcher tells it, before there is a process group."""
+    return int(getattr(rank_zero.rank_zero_only, "rank", 0))
 
 
 def rank() -> int:
