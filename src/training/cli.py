@@ -47,6 +47,7 @@ from foldwright.training.module import StructureTraining
 from foldwright.training.objective import structure_objective
 from foldwright.training.parallel import Layout, build_strategy, launched_rank, resolve
 from foldwright.training.pipeline import run_pipeline
+from foldwright.training.profiling import Profiler
 from foldwright.training.run_directory import claim, wandb_id
 from foldwright.training.validation import Validation
 
@@ -115,6 +116,8 @@ def train(config: TrainConfig) -> None:
     if objective.validator is not None:
         path, every = run_dir / "validation.csv", config.validation.every_steps
         callbacks.insert(1, Validation(path, every, objective.validator, checkpointer, meter, console))
+    if config.profile.steps:
+        callbacks.append(Profiler(run_dir, config.profile, console))
     _quieten_lightning()
     trainer = L.Trainer(
         accelerator="gpu" if layout.device_type == "cuda" else "cpu",

@@ -35,6 +35,7 @@ from foldwright.training.hand_off import InitFromConfig
 from foldwright.training.held_out import ValidationConfig
 from foldwright.training.optim import OptimizerConfig, ScheduleConfig
 from foldwright.training.parallel import TrainerConfig
+from foldwright.training.profiling import ProfileConfig
 from foldwright.training.step import RolloutConfig
 from foldwright.training.summary import SummaryConfig
 
@@ -55,10 +56,13 @@ class Logger(Enum):
 
 @dataclass
 class LoggerConfig:
-    """`every_steps`: how often a line is printed where the terminal cannot show a progress bar."""
+    """`every_steps`: how often a line is printed where the terminal cannot show a progress bar.
+    `gradient_norms_every`: how often the gradient norm of every module is written, 0 for never.
+    """
 
     kind: Logger = Logger.csv
     every_steps: int = 10
+    gradient_norms_every: int = 100
     wandb_project: str = "foldwright"
     wandb_offline: bool = False
 
@@ -134,6 +138,7 @@ class TrainConfig:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     summary: SummaryConfig = field(default_factory=SummaryConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
 

@@ -25,6 +25,7 @@ FREE_SETTINGS = (
     "checkpoint",
     "logger",
     "summary",
+    "profile",
     "paths",
     "run_name",
     "pipeline",
