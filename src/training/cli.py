@@ -182,6 +182,9 @@ def _logger(config: TrainConfig, run_dir: Path) -> LightningLogger | bool:
         id=wandb_id(run_dir),
         resume="allow",
         offline=config.logger.wandb_offline,
+        mode="offline"
+        if config.logger.wandb_offline
+        else "online",  # the logger's own way is no longer heard
     )
 
 

@@ -14,7 +14,11 @@ from foldwright.training.config import compose_config
 from foldwright.training.curriculum import Curriculum
 from foldwright.training.figures import model_flops, module_of, peak_flops
 
-TWO_SETS = ("+data.datasets.other.root=built-in sample", "+data.datasets.other.weight=2.0", "global_batch=4")
+TWO_SETS = (
+    "+data.datasets.other.root=built-in sample",
+    "+data.datasets.other.weight=2.0",
+    "trainer.batch_per_device=2",
+)
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +72,9 @@ def test_norms_of_the_modules_make_up_the_whole(runs, watched):
 def test_shares_are_of_what_was_drawn(runs, watched):
     rows = runs.metrics("watched")
     for step, row in enumerate(rows):
-        of_step = watched[4 * step : 4 * step + 4]
-        assert row["share/other"] == of_step.count("other") / 4
-        assert row["share/pdb"] == of_step.count("pdb") / 4
+        of_step = watched[2 * step : 2 * step + 2]
+        assert row["share/other"] == of_step.count("other") / 2
+        assert row["share/pdb"] == of_step.count("pdb") / 2
     assert 0 < sum(row["share/other"] for row in rows) < 4
     assert [(row["phase"], row["crop_tokens"]) for row in rows] == [(0, 32)] * 3 + [(1, 40)]
 
@@ -87,11 +91,12 @@ def test_the_trace_holds_the_operations_of_the_profiled_step(runs, watched):
 def test_weights_and_biases_gets_the_figures_without_a_network(runs):
     wandb = pytest.importorskip("wandb")
     try:
-        wandb.init(mode="offline", dir=runs.root).finish()
+        wandb.init(mode="offline", dir=runs.root / "probe").finish()
     except wandb.Error as error:
         pytest.skip(f"wandb cannot start: {error}")
     extra = ("logger=wandb", "logger.wandb_offline=true", "logger.gradient_norms_every=1")
     runs.here("wandb", *extra, "trainer.max_steps=2")
+    wandb.finish()  # what a process does at its end
     run_id = (runs.root / "wandb" / "wandb_id").read_text()
     files = list((runs.root / "wandb" / "wandb").glob(f"offline-run-*-{run_id}/run-{run_id}.wandb"))
     assert len(files) == 1
