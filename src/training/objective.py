@@ -28,7 +28,7 @@ from foldwright.training.held_out import hold_out, leave_out
 from foldwright.training.module import Losses
 from foldwright.training.step import Apart, step_losses
 from foldwright.training.summary import choose_entry
-from foldwright.training.validation import StructureValidator, Validator, describe
+from foldwright.training.validation import ConfidenceValidator, StructureValidator, Validator, describe
 
 
 @dataclass
@@ -73,7 +73,8 @@ def structure_objective(config: TrainConfig, curriculum: Curriculum, ops: Ops, r
         terms["n_cycles"] = torch.full((), float(batch.msa.shape[1]), device=batch.device)
         return terms
 
-    validator = StructureValidator(dataset, held_out, config) if held_out.scored else None
+    kind = ConfidenceValidator if config.losses.pae else StructureValidator
+    validator = kind(dataset, held_out, config) if held_out.scored else None
     return Objective(
         losses=losses,
         captures=True,

@@ -154,7 +154,7 @@ def shard(network: nn.Module, mesh: DeviceMesh) -> nn.Module:
             for block in module.blocks:
                 fully_shard(block, mesh=data_parallel)
     fully_shard(network, mesh=data_parallel)
-    for method in ("sample", "pose", "predict_affinity"):
+    for method in ("sample", "sample_judged", "pose", "predict_affinity"):
         if hasattr(network, method):
             register_fsdp_forward_method(network, method)
     return network

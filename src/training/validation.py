@@ -25,7 +25,7 @@ from foldwright.training.config import TrainConfig
 from foldwright.training.held_out import HeldOut, ValidationConfig
 from foldwright.training.module import StructureTraining
 from foldwright.training.parallel import gather, rank, world_size
-from foldwright.training.prediction import predict
+from foldwright.training.prediction import Predictor, predict, predict_judged
 
 
 def share(entries: tuple[str, ...], rank: int, world_size: int) -> list[tuple[str, bool]]:
@@ -42,14 +42,16 @@ def validate(
     config: ValidationConfig,
     seed: int,
     device: torch.device,
+    predictor: Predictor = predict,
 ) -> dict[str, float]:
     """Mean LDDT over entries and samples, the same with each entry's best sample, and every entry's mean.
 
-    Collective; the same figures on every rank. An entry without a scorable atom is left out.
+    Beside them the predictor's own figures, averaged over entries. Collective; the same figures on every
+    rank. An entry without a scorable atom is left out.
     """
-    own: dict[str, tuple[float, float]] = {}
+    own: dict[str, dict[str, float]] = {}
     for entry, counts in share(entries, rank(), world_size()):
-        scores = predict(
+        prediction = predictor(
             network,
             dataset,
             entry,
@@ -59,14 +61,16 @@ def validate(
             msa_rows=config.msa_rows,
             seed=seed,
             device=device,
-        ).lddt
+        )
         if counts:
-            own[entry] = float(scores.mean()), float(scores.max())
-    found = {entry: pair for part in gather(own) for entry, pair in part.items()}
-    pairs = np.array([found[entry] for entry in entries])
-    mean, best = np.nanmean(pairs, axis=0)
-    each = {f"lddt/{entry}": score for entry, (score, _) in zip(entries, pairs.tolist(), strict=True)}
-    return {"lddt": float(mean), "lddt_best": float(best), **each}
+            scores = {"lddt": prediction.lddt.mean(), "lddt_best": prediction.lddt.max()}
+            own[entry] = {name: float(score) for name, score in scores.items()} | prediction.figures
+    found = {entry: figures for part in gather(own) for entry, figures in part.items()}
+    values = np.array([[*found[entry].values()] for entry in entries])
+    known = ~np.isnan(values)
+    means = np.where(known, values, 0.0).sum(0) / np.where(known.any(0), known.sum(0), np.nan)
+    each = {f"lddt/{entry}": found[entry]["lddt"] for entry in entries}
+    return {**dict(zip(found[entries[0]], means.tolist(), strict=True)), **each}
 
 
 class Validator(Protocol):
@@ -85,16 +89,38 @@ class StructureValidator:
     """LDDT of the held-out entries (`validate`)."""
 
     best = "lddt"
+    predictor: Predictor = staticmethod(predict)
 
     def __init__(self, dataset: StoreDataset, held_out: HeldOut, config: TrainConfig) -> None:
         self.dataset, self.held_out, self.config = dataset, held_out, config
 
     def __call__(self, network: AlphaFold3, device: torch.device) -> dict[str, float]:
         settings, seed = self.config.validation, self.config.seed
-        return validate(network, self.dataset, self.held_out.scored, settings, seed, device)
+        scored = self.held_out.scored
+        return validate(network, self.dataset, scored, settings, seed, device, self.predictor)
 
     def line(self, figures: dict[str, float]) -> str:
         return f"LDDT {figures['lddt']:.3f} (best samples {figures['lddt_best']:.3f})"
+
+
+class ConfidenceValidator(StructureValidator):
+    """Also how well the confidence head judges the samples (`judgement`): that decides which step is best,
+    where the structures that are judged stay as they are.
+    """
+
+    best = "plddt_score"
+    predictor: Predictor = staticmethod(predict_judged)
+
+    def __call__(self, network: AlphaFold3, device: torch.device) -> dict[str, float]:
+        figures = super().__call__(network, device)
+        return {**figures, self.best: 1.0 - figures["plddt_error"]}
+
+    def line(self, figures: dict[str, float]) -> str:
+        return (
+            f"pLDDT off by {figures['plddt_error']:.3f} (correlation {figures['plddt_correlation']:.2f}), "
+            f"PAE by {figures['pae_error']:.1f} A, PDE by {figures['pde_error']:.1f} A; pTM "
+            f"{figures['ptm']:.2f}, ipTM {figures['iptm']:.2f}; {super().line(figures)}"
+        )
 
 
 class Validation(L.Callback):
