@@ -86,7 +86,7 @@ def run_pipeline(config: TrainConfig, overrides: Sequence[str], script: str) -> 
     if launched_rank() or TorchElasticEnvironment.detect():
         raise ConfigError(
             "pipeline: started by a launcher, expected one process that launches the stages; "
-            "run python train.py with pipeline.launcher='torchrun --nproc-per-node=8' or 'srun python'"
+            "run python train.py with \"pipeline.launcher='torchrun --nproc-per-node=8'\", or srun python"
         )
     console, legs = Console(), plan(config, overrides)
     start = shlex.split(config.pipeline.launcher) or [sys.executable]
