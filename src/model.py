@@ -179,6 +179,16 @@ class AlphaFold3(nn.Module):
         """The confidence head's view of structures x [B, A, 3] Å. seed int64 [B]."""
         return self.confidence(batch, trunk.s_inputs, trunk.s, trunk.z, x, key(seed, "confidence"))
 
+    def sample_judged(
+        self, batch: Batch, n_samples: int, config: SamplerConfig, seed: Tensor
+    ) -> tuple[Tensor, list[ConfidenceLogits]]:
+        """The structures of `sample`, and the confidence head's view [B, ...] of each of the D."""
+        s_inputs, s, z = self.trunk(batch, key(seed, "dropout"), self._dtype(self.config.trunk_dtype))
+        shared = self._condition(batch, s_inputs, s, z)
+        x = self._sample(batch, shared, n_samples, config, key(seed, "sampler"))
+        number = key(seed, "confidence")
+        return x, [self.confidence(batch, s_inputs, s, z, sample, number) for sample in x.unbind(1)]
+
     @torch.no_grad()
     def pose(self, batch: Batch, n_samples: int, config: SamplerConfig, seed: Tensor) -> Pose:
         """Of a batch of one: the sample with the best ipTM, by the confidence head. seed int64 [1]."""

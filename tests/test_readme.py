@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every command of the README runs, or, for a cluster, composes; make targets exist."""
+"""Commands of the README and of docs/training.md run, or, for a cluster, compose; make targets exist."""
 
 import re
 import shlex
@@ -15,13 +15,15 @@ from foldwright.data.sample import store_path
 from foldwright.data.store import Store
 from foldwright.data.write_mmcif import write_structure
 from foldwright.training.config import compose_config
+from foldwright.training.pipeline import plan
 
 ROOT = Path(__file__).parent.parent
-BLOCKS = re.findall(r"```bash ?(\w*)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+GUIDE = "docs/training.md"
 
 
-def commands(tag: str) -> list[str]:
-    return [line for kind, block in BLOCKS if kind == tag for line in block.strip().splitlines()]
+def commands(tag: str, page: str = "README.md") -> list[str]:
+    blocks = re.findall(r"```bash ?(\w*)\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    return [line for kind, block in blocks if kind == tag for line in block.strip().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +66,29 @@ def test_commands_run_in_their_order(folder):
     assert (folder / "runs" / "mine" / "prediction.cif").is_file()
 
 
-@pytest.mark.parametrize("command", commands("cluster"))
+@pytest.mark.slow
+def test_commands_of_the_guide_run_in_their_order(folder):
+    """Its preparation is the README's, on the same folder."""
+    prepare = [command for command in commands("", GUIDE) if "scripts/" in command]
+    assert prepare == [command for command in commands("") if "scripts/" in command]
+    for command in [command for command in commands("", GUIDE) if command not in prepare]:
+        words = shlex.split(command)
+        done = subprocess.run(
+            [sys.executable, *words[1:]], cwd=folder, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("command", commands("cluster") + commands("cluster", GUIDE))
 def test_cluster_commands_compose(command):
     words = shlex.split(command)
     assert any((ROOT / word).is_file() for word in words)
     if "train.py" in words:
-        compose_config(words[words.index("train.py") + 1 :])
+        overrides = words[words.index("train.py") + 1 :]
+        config = compose_config(overrides)
+        if config.pipeline.stages:
+            plan(config, overrides)
+    elif "scripts/affinity_features.py" in words:
+        compose_config(words[2:])
     elif "scripts/benchmark_step.py" in words:
         compose_config(["data=pdb", "data.n_templates=4", *words[2:]])

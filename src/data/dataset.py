@@ -103,6 +103,8 @@ class StoreDataset(Dataset[Batch]):
         self.n_seen += 1
         name = choose_dataset(self.seed, request.n, self.shares(dict(request.dataset_weights)))
         part = self.parts[name]
+        if crops := dict(request.dataset_crops).get(name):
+            part = part._replace(config=replace(part.config, crop=crops))
         for attempt in range(self.config.max_attempts):
             draw = part.sampler.draw(request.n, attempt)
             bad = f"{name}/{draw.entry}"

@@ -17,6 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+from foldwright.data.crop import CropMixture
 from foldwright.data.structure import Ints
 from foldwright.data.weights import NO_CHAIN
 from foldwright.randomness import generator
@@ -74,15 +75,17 @@ class SampleRequest(NamedTuple):
     crop_atoms: int = 3456
     msa_rows: int = 1024
     dataset_weights: tuple[tuple[str, float], ...] = ()  # by name, in the place of the configured ones
+    dataset_crops: tuple[tuple[str, CropMixture], ...] = ()  # likewise
 
 
 class Sizes(Protocol):
-    """Sizes of one phase of the curriculum, and the weights of data sets that it overrides."""
+    """Sizes of one phase of the curriculum, and what it overrides of data sets."""
 
     crop_tokens: int
     crop_atoms: int
     msa_rows: int
     dataset_weights: dict[str, float]
+    dataset_crops: dict[str, CropMixture]
 
 
 def n_cycles_of_step(seed: int, step: int, max_cycles: int) -> int:
@@ -136,12 +139,12 @@ class StepBatchSampler(Sampler[list[SampleRequest]]):
         share = self.global_batch // (self.world_size * self.accumulate)
         cycles = n_cycles_of_step(self.seed, step, self.max_cycles)
         sizes = self.sizes(step)
-        weights = tuple(sizes.dataset_weights.items())
+        overrides = (tuple(sizes.dataset_weights.items()), tuple(sizes.dataset_crops.items()))
         batches = []
         for micro in range(self.accumulate):
             first = step * self.global_batch + (micro * self.world_size + self.rank) * share
             batches.append([
-                SampleRequest(n, cycles, sizes.crop_tokens, sizes.crop_atoms, sizes.msa_rows, weights)
+                SampleRequest(n, cycles, sizes.crop_tokens, sizes.crop_atoms, sizes.msa_rows, *overrides)
                 for n in range(first, first + share)
             ])  # fmt: skip
         return batches

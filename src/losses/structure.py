@@ -23,6 +23,7 @@ from foldwright.losses.diffusion import (
     supervised_atoms,
 )
 from foldwright.losses.distogram import distogram_loss
+from foldwright.losses.noise_levels import sums_by_noise_level
 
 
 @dataclass
@@ -57,7 +58,8 @@ def structure_loss(
     """Scalars, averaged over samples and examples: `loss` (to be minimised) and its unweighted terms.
 
     x_denoised [B, D, A, 3] Å, distogram_logits [B, N, N, 64], float32. `weighted_mse` is w(t̂) L_MSE, about 1
-    for protein at initialisation; terms whose weight is zero are not computed.
+    for protein at initialisation, and comes by noise level too (`noise_levels`); terms of weight zero are not
+    computed.
     """
     mse = aligned_mse(x_denoised, noised.x_true, atom_weights(batch), supervised_atoms(batch), ops)
     w = loss_weight(noised.t_hat)
@@ -73,8 +75,9 @@ def structure_loss(
         diffusion = diffusion + config.smooth_lddt * terms["smooth_lddt"]
     terms["distogram"] = distogram_loss(distogram_logits, batch)
     scalars = {name: term.mean() for name, term in terms.items()}
+    levels = sums_by_noise_level(terms["weighted_mse"], noised.t_hat)
     loss = config.diffusion * diffusion.mean() + config.distogram * scalars["distogram"]
-    return {"loss": loss, **scalars}
+    return {"loss": loss, **scalars, **levels}
 
 
 def confidence_loss(

@@ -21,6 +21,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from foldwright.data.dataset import StoreDataset
 from foldwright.training import checkpoint, hand_off, summary
 from foldwright.training.config import TrainConfig, to_plain
+from foldwright.training.curriculum import Curriculum
+from foldwright.training.figures import model_flops, peak_flops
 from foldwright.training.hand_off import HandOff
 from foldwright.training.module import StructureTraining
 from foldwright.training.parallel import any_rank, rank
@@ -159,9 +161,12 @@ class MetricsFile:
 
 
 class Meter(L.Callback):
-    """Times steps and their waits for data, writes metrics.csv (and W&B if chosen), keeps the bar."""
+    """Times steps and their waits for data, writes metrics.csv, now and then gradient_norms.csv (and both to
+    W&B if chosen), keeps the bar.
+    """
 
     def __init__(self, path: Path, config: TrainConfig, console: Console) -> None:
+        self.norms = MetricsFile(path.with_name("gradient_norms.csv"))
         self.file, self.config, self.console = MetricsFile(path), config, console
         self.progress = Progress(
             TextColumn("[bold]{task.description}"),
@@ -176,6 +181,7 @@ class Meter(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if rank() == 0:
             self.file.truncate(trainer.global_step)
+            self.norms.truncate(trainer.global_step)
         self._bar = self.progress.add_task(
             self.config.stage, total=trainer.max_steps, completed=trainer.global_step, figures=""
         )
@@ -192,14 +198,34 @@ class Meter(L.Callback):
         now = time.perf_counter()
         seconds, self._last_time = now - self._last_time, now
         row = {"step": float(trainer.global_step), **pl_module.record, "step_time": seconds}
-        row["loader_wait"] = trainer.datamodule.loader.take_wait()  # type: ignore[attr-defined]
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        row["loader_wait"] = data.loader.take_wait()
+        row |= self._of_phase(pl_module.curriculum, trainer.global_step - 1)
+        row |= {f"share/{name}": share for name, share in data.drawn(trainer.global_step - 1).items()}
         if pl_module.device.type == "cuda":
             row["peak_memory_gib"] = torch.cuda.max_memory_allocated(pl_module.device) / 2**30
+            row |= self._utilisation(pl_module, row, trainer.world_size)
+        norms = {f"gradient_norm/{name}": norm for name, norm in pl_module.module_norms.items()}
         if rank() == 0:
             self.file.append(row)
+            if norms:
+                self.norms.append({"step": row["step"], **norms})
         for logger in trainer.loggers:
-            logger.log_metrics(row, step=trainer.global_step)
-        self._show(row, trainer.max_steps)
+            logger.log_metrics(row | norms, step=trainer.global_step)
+        self._show(row, trainer.max_steps, pl_module.curriculum.name_at(trainer.global_step - 1))
+
+    def _of_phase(self, curriculum: Curriculum, step: int) -> dict[str, float]:
+        """The number of the phase and the crop of the step that followed `step` completed ones."""
+        return {"phase": curriculum.number_at(step), "crop_tokens": curriculum.at(step).crop_tokens}
+
+    def _utilisation(
+        self, module: StructureTraining, row: dict[str, float], n_devices: int
+    ) -> dict[str, float]:
+        """Model FLOPs over what the GPUs could have done, where both are known."""
+        peak = peak_flops(torch.cuda.get_device_name(module.device))
+        phase = module.curriculum.at(int(row["step"]) - 1)
+        flops = model_flops(self.config, phase, row["n_cycles"]) if "n_cycles" in row else None
+        return {"mfu": flops / (row["step_time"] * peak * n_devices)} if flops and peak else {}
 
     def leave_out(self, seconds: float) -> None:
         """Time spent on something else than the step that is running."""
@@ -213,15 +239,19 @@ class Meter(L.Callback):
     ) -> None:
         self.progress.stop()
 
-    def _show(self, row: dict[str, float], max_steps: int) -> None:
+    def _show(self, row: dict[str, float], max_steps: int, phase: str) -> None:
         step, seconds = int(row["step"]), row["step_time"]
         figures = (
             f"loss {row['loss']:.3f}  lr {row['lr']:.2e}  {seconds:.2f} s/step  "
             f"{self.config.global_batch / seconds:.2f} examples/s  "
             f"waited {100 * row['loader_wait'] / seconds:.0f} %"
         )
+        if "mfu" in row:
+            figures += f"  MFU {100 * row['mfu']:.0f} %"
         if "peak_memory_gib" in row:
             figures += f"  {row['peak_memory_gib']:.1f} GiB"
+        if len(self.config.curriculum) > 1:
+            figures += f"  phase {phase}"
         if row["skipped"]:
             self.console.print(f"[yellow]step {step:,} skipped:[/] loss or gradient not finite")
         self.progress.update(self._bar, completed=step, figures=figures)

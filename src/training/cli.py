@@ -2,7 +2,8 @@
 """The command line: `train.py stage=structure key=value ...`.
 
 Composes the configuration, claims the run directory, trains, and shows the result. The same command resumes a
-run where it stopped. Mistakes of the user end in a message and exit code 1, without a traceback.
+run where it stopped. `pipeline=NAME` runs several stages so, one after another. Mistakes of the user end in a
+message and exit code 1, without a traceback.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import torch
 from hydra._internal.utils import get_args_parser
 from lightning.pytorch.loggers import Logger as LightningLogger
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities import rank_zero
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.markup import escape
@@ -45,7 +45,9 @@ from foldwright.training.curriculum import Curriculum
 from foldwright.training.datamodule import end_workers
 from foldwright.training.module import StructureTraining
 from foldwright.training.objective import structure_objective
-from foldwright.training.parallel import Layout, build_strategy, resolve
+from foldwright.training.parallel import Layout, build_strategy, launched_rank, resolve
+from foldwright.training.pipeline import run_pipeline
+from foldwright.training.profiling import Profiler
 from foldwright.training.run_directory import claim, wandb_id
 from foldwright.training.validation import Validation
 
@@ -58,7 +60,9 @@ def main() -> None:
     register()
     if not (arguments.multirun or arguments.help or arguments.hydra_help or arguments.info):
         try:  # Hydra's own report of a wrong key knows neither the nearest one nor a `+typo`
-            compose_config(arguments.overrides)
+            config = compose_config(arguments.overrides)
+            if config.pipeline.stages and not arguments.cfg:
+                return run_pipeline(config, arguments.overrides, sys.argv[0])
         except ConfigError as error:
             _refuse(error)
     hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=CONFIG_NAME)(_run)()
@@ -81,13 +85,13 @@ def train(config: TrainConfig) -> None:
 
     Raises ConfigError before anything is written if the configuration cannot be used here.
     """
-    console = Console(quiet=_rank() != 0)
+    console = Console(quiet=launched_rank() != 0)
     run_dir = Path(config.paths.run_dir)
     try:
         layout = resolve(config.trainer)
         accumulate = layout.accumulation(config.global_batch, config.trainer.batch_per_device)
-        curriculum = Curriculum(config.curriculum)
-        max_steps = _max_steps(config, curriculum)
+        curriculum = Curriculum(config.curriculum, config.seed)
+        max_steps = curriculum.last_step(config.trainer.max_steps)
         ops = select(config.kernels, layout.device_type, console)
         objective = OBJECTIVES[config.learn](config, curriculum, ops, run_dir)
         _announce(config, layout, objective.validation, run_dir, console)
@@ -101,10 +105,10 @@ def train(config: TrainConfig) -> None:
         raise
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    claim(run_dir, config, is_writer=_rank() == 0)
+    claim(run_dir, config, is_writer=launched_rank() == 0)
     if is_fresh and (parent or config.frozen()):
         console.print(hand_off.table(parent, skeleton))
-        if _rank() == 0:
+        if launched_rank() == 0:
             hand_off.write(parent, skeleton, run_dir)
     checkpointer = Checkpointer(run_dir / "checkpoints", config, console, parent)
     meter = Meter(run_dir / "metrics.csv", config, console)
@@ -112,6 +116,8 @@ def train(config: TrainConfig) -> None:
     if objective.validator is not None:
         path, every = run_dir / "validation.csv", config.validation.every_steps
         callbacks.insert(1, Validation(path, every, objective.validator, checkpointer, meter, console))
+    if config.profile.steps:
+        callbacks.append(Profiler(run_dir, config.profile, console))
     _quieten_lightning()
     trainer = L.Trainer(
         accelerator="gpu" if layout.device_type == "cuda" else "cpu",
@@ -133,22 +139,6 @@ def train(config: TrainConfig) -> None:
         trainer.fit(StructureTraining(config, ops, objective.losses, objective.captures), objective.data)
     finally:
         end_workers()
-
-
-def _rank() -> int:
-    """This process's rank as its launcher tells it, before there is a process group."""
-    return int(getattr(rank_zero.rank_zero_only, "rank", 0))
-
-
-def _max_steps(config: TrainConfig, curriculum: Curriculum) -> int:
-    wanted = curriculum.steps if config.trainer.max_steps is None else config.trainer.max_steps
-    if not 1 <= wanted <= curriculum.steps:
-        last = list(curriculum.phases)[-1]
-        raise ValueError(
-            f"trainer.max_steps: got {wanted}, expected 1 to {curriculum.steps}, the end of the last phase; "
-            f"raise curriculum.{last}.until to go further"
-        )
-    return wanted
 
 
 def _skeleton(config: TrainConfig, ops: Ops) -> AlphaFold3:
@@ -192,6 +182,9 @@ def _logger(config: TrainConfig, run_dir: Path) -> LightningLogger | bool:
         id=wandb_id(run_dir),
         resume="allow",
         offline=config.logger.wandb_offline,
+        mode="offline"
+        if config.logger.wandb_offline
+        else "online",  # the logger's own way is no longer heard
     )
 
 

@@ -35,6 +35,7 @@ from foldwright.training.hand_off import InitFromConfig
 from foldwright.training.held_out import ValidationConfig
 from foldwright.training.optim import OptimizerConfig, ScheduleConfig
 from foldwright.training.parallel import TrainerConfig
+from foldwright.training.profiling import ProfileConfig
 from foldwright.training.step import RolloutConfig
 from foldwright.training.summary import SummaryConfig
 
@@ -55,10 +56,13 @@ class Logger(Enum):
 
 @dataclass
 class LoggerConfig:
-    """`every_steps`: how often a line is printed where the terminal cannot show a progress bar."""
+    """`every_steps`: how often a line is printed where the terminal cannot show a progress bar.
+    `gradient_norms_every`: how often the gradient norm of every module is written, 0 for never.
+    """
 
     kind: Logger = Logger.csv
     every_steps: int = 10
+    gradient_norms_every: int = 100
     wandb_project: str = "foldwright"
     wandb_offline: bool = False
 
@@ -69,6 +73,19 @@ class PathsConfig:
 
     output_root: str = "runs"
     run_dir: str = "${paths.output_root}/${run_name}"
+
+
+@dataclass
+class PipelineConfig:
+    """Stages to run one after another (`training.pipeline`), each with overrides of its own; none: one run.
+
+    They lie in `paths.output_root`/`name`. `launcher` is what train.py stands behind: "torchrun
+    --nproc-per-node=8", "srun python"; by default this Python.
+    """
+
+    name: str = "pipeline"
+    stages: dict[str, list[str]] = field(default_factory=dict)
+    launcher: str = ""
 
 
 @dataclass
@@ -121,7 +138,9 @@ class TrainConfig:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     summary: SummaryConfig = field(default_factory=SummaryConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
+    pipeline: PipelineConfig = field(default_factory=PipelineConfig)
 
     def frozen(self) -> list[str]:
         """All that is not trained: `freeze`, and the confidence head where there is no rollout to judge."""
@@ -143,7 +162,12 @@ class _Composing(TrainConfig):
     curriculum: dict[str, Any] = field(default_factory=dict)
 
 
-def schema(kind: type[TrainConfig] | type[DatasetConfig] = TrainConfig) -> DictConfig:
+@dataclass
+class _ComposingPhase(PhaseConfig):
+    dataset_crops: dict[str, Any] = field(default_factory=dict)
+
+
+def schema(kind: type[TrainConfig | DatasetConfig | PhaseConfig] = TrainConfig) -> DictConfig:
     """The structured schema, writable even where a dataclass is frozen."""
     config: DictConfig = OmegaConf.structured(kind)
     _unfreeze(config)
@@ -151,9 +175,11 @@ def schema(kind: type[TrainConfig] | type[DatasetConfig] = TrainConfig) -> DictC
 
 
 def register() -> None:
-    """Make the schemas known to Hydra: what `train.yaml` starts from, and each data set of configs/data/."""
+    """Make the schemas known to Hydra: what `train.yaml` starts from, each data
+    set of configs/data/ and the phases of configs/stage/."""
     ConfigStore.instance().store(name="train_schema", node=schema(_Composing))
     ConfigStore.instance().store(name="dataset_schema", node=schema(DatasetConfig))
+    ConfigStore.instance().store(name="phase_schema", node=schema(_ComposingPhase))
 
 
 def compose_config(overrides: Iterable[str]) -> TrainConfig:

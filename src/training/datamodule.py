@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from foldwright.batch import Batch, Packed, collate, pack
 from foldwright.data.dataset import DataConfig, StoreDataset, buckets, named_datasets
 from foldwright.data.sample import affinity_store_path, store_path
-from foldwright.data.sampler import StepBatchSampler
+from foldwright.data.sampler import StepBatchSampler, choose_dataset
 from foldwright.data.staging import stage
 from foldwright.training.config import TrainConfig
 from foldwright.training.curriculum import Curriculum
@@ -50,9 +50,9 @@ def _path(root: str) -> str:
 
 
 def padding_buckets(curriculum: Curriculum, n_templates: int) -> dict[str, tuple[int, ...]]:
-    """Padding sizes of each axis: those of every phase, so that a step has one of a few shapes."""
+    """Padding sizes of each axis: those of every phase and crop, so that a step has one of a few shapes."""
     sizes: dict[str, set[int]] = {}
-    for phase in curriculum.phases.values():
+    for phase in curriculum.sizes():
         of_phase = buckets(phase.crop_tokens, phase.crop_atoms, phase.msa_rows, n_templates)
         for axis, values in of_phase.items():
             sizes.setdefault(axis, set()).update(values)
@@ -114,6 +114,17 @@ class StoreData(L.LightningDataModule):
             worker_init_fn=start_worker,
         )
         return self.loader
+
+    def drawn(self, step: int) -> dict[str, float]:
+        """Share of each data set in the examples of the step that follows `step` completed ones, told from
+        their numbers; nothing where there is one set.
+        """
+        if not isinstance(self.dataset, StoreDataset) or len(self.dataset.parts) < 2:
+            return {}
+        numbers = range(step * self.config.global_batch, (step + 1) * self.config.global_batch)
+        weights = self.dataset.shares(self.curriculum.at(step).dataset_weights)
+        names = [choose_dataset(self.config.seed, number, weights) for number in numbers]
+        return {name: names.count(name) / len(names) for name in weights}
 
     def collate(self) -> Callable[[Sequence[Any]], Any]:
         """Makes a batch of what the dataset gave, in a worker."""

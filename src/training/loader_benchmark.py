@@ -69,7 +69,8 @@ def example_costs(
     The first is built twice and not timed: it opens the store.
     """
     torch.set_num_threads(1)
-    buckets = padding_buckets(Curriculum({"only": phase}), dataset.config.n_templates)
+    curriculum = Curriculum({"only": phase})
+    phase, buckets = curriculum.at(0), padding_buckets(curriculum, dataset.config.n_templates)
     request = partial(
         SampleRequest,
         n_cycles=n_cycles,
@@ -96,7 +97,7 @@ def measure_wait(
     dataset: StoreDataset, config: TrainConfig, workers: int, rate: float, n_examples: int
 ) -> WaitReport:
     """Take examples from the loader at a fixed rate. The first batch of each worker is not counted."""
-    curriculum = Curriculum(config.curriculum)
+    curriculum = Curriculum(config.curriculum, config.seed)
     sampler = StepBatchSampler(0, 1, 0, 1, 1, config.seed, config.max_cycles, curriculum.at)
     loader = WatchedLoader(
         dataset,

@@ -17,10 +17,12 @@ from torch import Tensor
 
 from foldwright.kernels import Ops
 from foldwright.layers.stack import set_recomputation
+from foldwright.losses.noise_levels import level_means
 from foldwright.model import AlphaFold3
 from foldwright.training.config import TrainConfig
 from foldwright.training.curriculum import Curriculum, PhaseConfig
 from foldwright.training.ema import averaged_copy, update_average
+from foldwright.training.figures import module_norms
 from foldwright.training.gradients import FlatGradients, Gradients, ShardedGradients
 from foldwright.training.graphs import Eager, Execution, Graphed
 from foldwright.training.hand_off import freeze
@@ -36,7 +38,8 @@ class StructureTraining(L.LightningModule):
     """Trains AlphaFold3 in any stage. `captures`: replay the losses as CUDA graphs where that can be done.
 
     After each optimiser step `record` holds its figures, the same on every rank: loss and every loss term,
-    gradient norm, learning rate, number of cycles, and 1 in `skipped` if the step was skipped.
+    gradient norm, learning rate, number of cycles, and 1 in `skipped` if the step was skipped. `module_norms`
+    holds the gradient norm of each module before clipping, in steps that have it written.
     """
 
     network: AlphaFold3
@@ -50,8 +53,9 @@ class StructureTraining(L.LightningModule):
         self.ops = ops
         self.losses = losses
         self.captures = captures
-        self.curriculum = Curriculum(config.curriculum)
+        self.curriculum = Curriculum(config.curriculum, config.seed)
         self.record: dict[str, float] = {}
+        self.module_norms: dict[str, float] = {}
         self.skipped_steps = 0
         self.skipped_in_a_row = 0
         self._terms: list[dict[str, Tensor]] = []
@@ -106,13 +110,16 @@ class StructureTraining(L.LightningModule):
     ) -> None:
         """Clip, then decide for all ranks alike whether the step counts: no gradients, no update."""
         self.gradients.average_over_ranks()
+        every = self.config.logger.gradient_norms_every
+        is_due = every and (self.global_step + 1) % every == 0
+        self.module_norms = module_norms(self.network.named_parameters()) if is_due else {}
         norm = self.gradients.clip(self.config.optimizer.clip_norm)
         names = list(self._terms[0])
         terms = torch.stack([torch.stack([term[name].float() for name in names]) for term in self._terms])
         means = mean_over_ranks(terms.mean(dim=0))  # a NaN or infinity of any rank reaches every rank
         figures = torch.cat([means, norm.to(means).view(1)]).tolist()
         self._terms.clear()
-        self.record = dict(zip([*names, "grad_norm"], figures, strict=True))
+        self.record = level_means(dict(zip([*names, "grad_norm"], figures, strict=True)), "weighted_mse")
         is_finite = bool(torch.isfinite(torch.tensor(figures)).all())
         self.record |= {"lr": optimizer.param_groups[0]["lr"], "skipped": float(not is_finite)}
         self._count_skip(is_finite)
@@ -126,7 +133,8 @@ class StructureTraining(L.LightningModule):
         optimizer: Any,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        set_learning_rate(optimizer, learning_rate(self.global_step + 1, self.config.schedule))
+        rate = learning_rate(self.global_step + 1, self.config.schedule)
+        set_learning_rate(optimizer, rate * self.curriculum.at(self.global_step).lr_factor)
         optimizer.step(closure=optimizer_closure)
         if not self.record["skipped"]:
             update_average(self.average, self.network, self.config.ema.decay)

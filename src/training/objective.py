@@ -28,7 +28,7 @@ from foldwright.training.held_out import hold_out, leave_out
 from foldwright.training.module import Losses
 from foldwright.training.step import Apart, step_losses
 from foldwright.training.summary import choose_entry
-from foldwright.training.validation import StructureValidator, Validator, describe
+from foldwright.training.validation import ConfidenceValidator, StructureValidator, Validator, describe
 
 
 @dataclass
@@ -59,6 +59,12 @@ def structure_objective(config: TrainConfig, curriculum: Curriculum, ops: Ops, r
     choose_entry(dataset, config.summary.entry)
     first = next(iter(dataset.parts.values()))
     held_out = hold_out(dataset.store, config.validation, first.config.entries)
+    for name, phase in curriculum.phases.items():
+        if unknown := sorted(set(phase.dataset_crops) - set(dataset.parts)):
+            raise ValueError(
+                f"curriculum.{name}.dataset_crops: got {unknown[0]!r}, expected names of data.datasets: "
+                f"{', '.join(dataset.parts)}"
+            )
     training_dataset = StoreDataset(leave_out(dataset.config, held_out, dataset), config.seed)
 
     def losses(network: AlphaFold3, batch: Batch, phase: PhaseConfig, apart: Apart) -> dict[str, Tensor]:
@@ -67,7 +73,8 @@ def structure_objective(config: TrainConfig, curriculum: Curriculum, ops: Ops, r
         terms["n_cycles"] = torch.full((), float(batch.msa.shape[1]), device=batch.device)
         return terms
 
-    validator = StructureValidator(dataset, held_out, config) if held_out.scored else None
+    kind = ConfidenceValidator if config.losses.pae else StructureValidator
+    validator = kind(dataset, held_out, config) if held_out.scored else None
     return Objective(
         losses=losses,
         captures=True,

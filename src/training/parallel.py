@@ -16,6 +16,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
+from lightning.pytorch.utilities import rank_zero
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
@@ -158,7 +159,7 @@ def shard(network: nn.Module, mesh: DeviceMesh) -> nn.Module:
             for block in module.blocks:
                 fully_shard(block, mesh=data_parallel)
     fully_shard(network, mesh=data_parallel)
-    for method in ("sample", "pose", "predict_affinity"):
+    for method in ("sample", "sample_judged", "pose", "predict_affinity"):
         if hasattr(network, method):
             register_fsdp_forward_method(network, method)
     return network
@@ -173,6 +174,11 @@ def reshard(network: nn.Module) -> None:
 
 def is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def launched_rank() -> int:
+    """This process's rank as its launcher tells it, before there is a process group."""
+    return int(getattr(rank_zero.rank_zero_only, "rank", 0))
 
 
 def rank() -> int:

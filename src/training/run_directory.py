@@ -18,7 +18,18 @@ import yaml
 from foldwright.training.config import ConfigError, TrainConfig, flatten, to_plain
 
 CONFIG_FILE = "config.yaml"
-FREE_SETTINGS = ("trainer", "loader", "kernels", "checkpoint", "logger", "summary", "paths", "run_name")
+FREE_SETTINGS = (
+    "trainer",
+    "loader",
+    "kernels",
+    "checkpoint",
+    "logger",
+    "summary",
+    "profile",
+    "paths",
+    "run_name",
+    "pipeline",
+)
 
 
 def deciding(plain: dict[str, Any]) -> dict[str, Any]:
@@ -34,16 +45,22 @@ def fingerprint(plain: dict[str, Any]) -> str:
 def claim(run_dir: Path, config: TrainConfig, is_writer: bool) -> None:
     """Make the directory this run's; ConfigError, saying what differs, if another configuration owns it."""
     plain = to_plain(config)
-    path = run_dir / CONFIG_FILE
-    if path.exists():
-        before = yaml.safe_load(path.read_text())
-        _refuse_other(run_dir, deciding(before), deciding(plain))
+    require_same(run_dir, config)
     if is_writer:
+        path = run_dir / CONFIG_FILE
         run_dir.mkdir(parents=True, exist_ok=True)
         text = f"# fingerprint: {fingerprint(plain)}\n" + yaml.safe_dump(plain, sort_keys=False)
         partial = path.with_suffix(".partial")
         partial.write_text(text)
         partial.replace(path)
+
+
+def require_same(run_dir: Path, config: TrainConfig) -> None:
+    """ConfigError, saying what differs, if the directory belongs to another configuration."""
+    path = run_dir / CONFIG_FILE
+    if path.exists():
+        before = yaml.safe_load(path.read_text())
+        _refuse_other(run_dir, deciding(before), deciding(to_plain(config)))
 
 
 def wandb_id(run_dir: Path) -> str:

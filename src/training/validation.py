@@ -28,7 +28,7 @@ from foldwright.training.config import TrainConfig
 from foldwright.training.held_out import HeldOut, ValidationConfig
 from foldwright.training.module import StructureTraining
 from foldwright.training.parallel import gather, rank, world_size
-from foldwright.training.prediction import predict
+from foldwright.training.prediction import Predictor, predict, predict_judged
 
 
 def share(entries: tuple[str, ...], rank: int, world_size: int) -> list[tuple[str, bool]]:
@@ -45,16 +45,18 @@ def validate(
     config: ValidationConfig,
     seed: int,
     device: torch.device,
+    predictor: Predictor = predict,
 ) -> dict[str, float]:
     """Mean LDDT over entries and samples, the same with each entry's best sample, and every entry's mean; the
     same by kind of chain and interface; and AF3's model-selection score of these, of the kinds that the
     entries show, with the share of its weight that they carry.
 
-    Collective; the same figures on every rank. An entry without a scorable atom is left out.
+    Beside them the predictor's own figures, averaged over entries. Collective; the same figures on every
+    rank. An entry without a scorable atom is left out.
     """
-    own: dict[str, tuple[float, float, dict[str, float]]] = {}
+    own: dict[str, dict[str, dict[str, float]]] = {}
     for entry, counts in share(entries, rank(), world_size()):
-        prediction = predict(
+        prediction = predictor(
             network,
             dataset,
             entry,
@@ -66,28 +68,26 @@ def validate(
             device=device,
         )
         if counts:
-            scores = prediction.lddt
-            own[entry] = float(scores.mean()), float(scores.max()), _mean_kinds(prediction.kinds)
+            lddt = {"lddt": float(prediction.lddt.mean()), "lddt_best": float(prediction.lddt.max())}
+            kinds = _mean_known(prediction.kinds)
+            own[entry] = {"lddt": lddt, "kinds": kinds, "judged": prediction.figures}
     found = {entry: figures for part in gather(own) for entry, figures in part.items()}
-    pairs = np.array([found[entry][:2] for entry in entries])
-    mean, best = np.nanmean(pairs, axis=0)
-    each = {f"lddt/{entry}": score for entry, (score, _) in zip(entries, pairs.tolist(), strict=True)}
-    kinds = _mean_kinds([found[entry][2] for entry in entries])
+    lddt, kinds, judged = (
+        _mean_known([found[entry][part] for entry in entries]) for part in ("lddt", "kinds", "judged")
+    )
     selection = selection_score(kinds)
+    chosen = {"model_selection": selection.score, "model_selection_coverage": selection.coverage}
+    each = {f"lddt/{entry}": found[entry]["lddt"]["lddt"] for entry in entries}
+    return {**lddt, **chosen, **judged, **kinds, **each}
+
+
+def _mean_known(scores: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Of each figure the mean over those that have it and know it, in order of first appearance."""
+    names = dict.fromkeys(name for own in scores for name in own)
+    values = {name: np.array([own.get(name, np.nan) for own in scores]) for name in names}
     return {
-        "lddt": float(mean),
-        "lddt_best": float(best),
-        "model_selection": selection.score,
-        "model_selection_coverage": selection.coverage,
-        **kinds,
-        **each,
+        name: float(np.nanmean(v)) if not np.isnan(v).all() else float("nan") for name, v in values.items()
     }
-
-
-def _mean_kinds(scores: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Of each kind the mean over those that have it, in a fixed order."""
-    names = sorted({name for own in scores for name in own})
-    return {name: float(np.mean([own[name] for own in scores if name in own])) for name in names}
 
 
 class Validator(Protocol):
@@ -106,18 +106,40 @@ class StructureValidator:
     """LDDT of the held-out entries (`validate`); every entry has a chain, so there always is a score."""
 
     best = "model_selection"
+    predictor: Predictor = staticmethod(predict)
 
     def __init__(self, dataset: StoreDataset, held_out: HeldOut, config: TrainConfig) -> None:
         self.dataset, self.held_out, self.config = dataset, held_out, config
 
     def __call__(self, network: AlphaFold3, device: torch.device) -> dict[str, float]:
         settings, seed = self.config.validation, self.config.seed
-        return validate(network, self.dataset, self.held_out.scored, settings, seed, device)
+        scored = self.held_out.scored
+        return validate(network, self.dataset, scored, settings, seed, device, self.predictor)
 
     def line(self, figures: dict[str, float]) -> str:
         return (
             f"LDDT {figures['lddt']:.3f} (best samples {figures['lddt_best']:.3f}), model selection "
             f"{figures['model_selection']:.3f}"
+        )
+
+
+class ConfidenceValidator(StructureValidator):
+    """Also how well the confidence head judges the samples (`judgement`): that decides which step is best,
+    where the structures that are judged stay as they are.
+    """
+
+    best = "plddt_score"
+    predictor: Predictor = staticmethod(predict_judged)
+
+    def __call__(self, network: AlphaFold3, device: torch.device) -> dict[str, float]:
+        figures = super().__call__(network, device)
+        return {**figures, self.best: 1.0 - figures["plddt_error"]}
+
+    def line(self, figures: dict[str, float]) -> str:
+        return (
+            f"pLDDT off by {figures['plddt_error']:.3f} (correlation {figures['plddt_correlation']:.2f}), "
+            f"PAE by {figures['pae_error']:.1f} A, PDE by {figures['pde_error']:.1f} A; pTM "
+            f"{figures['ptm']:.2f}, ipTM {figures['iptm']:.2f}; {super().line(figures)}"
         )
 
 

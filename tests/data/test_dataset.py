@@ -42,7 +42,8 @@ def test_an_example_is_a_function_of_seed_and_number(store_path):
 
 def test_workers_give_what_one_process_gives(store_path):
     examples = dataset(store_path)
-    sizes = type("Phase", (), {"crop_tokens": 20, "crop_atoms": 160, "msa_rows": 3, "dataset_weights": {}})
+    values = {"crop_tokens": 20, "crop_atoms": 160, "msa_rows": 3}
+    sizes = type("Phase", (), values | {"dataset_weights": {}, "dataset_crops": {}})
 
     def first_batches(workers: int):
         sampler = StepBatchSampler(2, 2, 0, 1, 1, 0, 4, lambda step: sizes)

@@ -6,6 +6,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
+from foldwright.data.crop import CropMixture
 from foldwright.data.sampler import ExampleSampler, SampleRequest, StepBatchSampler, n_cycles_of_step
 from foldwright.data.weights import Item, WeightConfig, item_table, item_weights
 
@@ -22,6 +23,7 @@ class Phase:
     crop_atoms: int = 640
     msa_rows: int = 32
     dataset_weights: dict[str, float] = field(default_factory=dict)
+    dataset_crops: dict[str, CropMixture] = field(default_factory=dict)
 
 
 def test_draws_follow_the_weights():

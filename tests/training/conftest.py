@@ -105,14 +105,17 @@ class Runs:
             assert torch.equal(tensor, second[name]), name
 
     def metrics(self, name: str) -> list[dict[str, float]]:
-        """Rows of metrics.csv without the times of each step."""
+        """Rows of metrics.csv without the times of each step; None for a figure that a step does not have."""
         path = self.root / name / "metrics.csv"
         if not path.exists():
             return []
         times = ("step_time", "loader_wait")
         with path.open() as file:
             rows = [row for row in csv.DictReader(file) if None not in row.values()]
-        return [{key: float(value) for key, value in row.items() if key not in times} for row in rows]
+        return [
+            {key: None if value == "nan" else float(value) for key, value in row.items() if key not in times}
+            for row in rows
+        ]
 
     def checkpoints(self, name: str) -> list[Path]:
         return sorted((self.root / name / "checkpoints").glob("step-*"))

@@ -65,6 +65,13 @@ def test_phases_are_added_and_changed_from_the_command_line():
     assert config.curriculum["later"] == PhaseConfig(until=9, crop_tokens=640)
 
 
+def test_phases_are_mixed_and_dropped_from_the_command_line():
+    overrides = ["+curriculum.initial.crop_mixture={256:0.5,384:0.5}", "curriculum.initial.lr_factor=0.5"]
+    initial = compose_config(overrides).curriculum["initial"]
+    assert (initial.crop_mixture, initial.lr_factor, initial.crop_tokens) == ({256: 0.5, 384: 0.5}, 0.5, 64)
+    assert list(compose_config(["experiment=boltz1", "~curriculum.larger"]).curriculum) == ["initial"]
+
+
 def test_data_sets_are_added_changed_and_dropped_from_the_command_line():
     config = compose_config(
         [

@@ -4,6 +4,8 @@
 import pytest
 
 import foldwright.training.step as step
+from foldwright.data import dataset
+from foldwright.training.config import ConfigError
 
 
 def test_too_many_bad_steps_in_a_row_stop_the_run(runs, monkeypatch):
@@ -27,7 +29,23 @@ def test_phases_switch_without_a_restart(runs, monkeypatch):
         return sound(batch, n_samples, config, seed)
 
     monkeypatch.setattr(step, "noise_samples", watching)
-    wider = ["crop_tokens=64", "crop_atoms=640", "diffusion_samples=3", "until=3"]
+    contiguous = "dataset_crops.pdb={contiguous:1.0,spatial:0.0,spatial_interface:0.0}"
+    wider = [
+        "crop_tokens=64",
+        "crop_atoms=640",
+        "diffusion_samples=3",
+        "until=3",
+        "lr_factor=0.5",
+        contiguous,
+    ]
+    strategies = []
+    crop = dataset.crop
+
+    def watching_crops(inputs, budget, mixture, preferred, rng):
+        strategies.append(mixture.contiguous)
+        return crop(inputs, budget, mixture, preferred, rng)
+
+    monkeypatch.setattr(dataset, "crop", watching_crops)
     runs.here(
         "phases",
         "curriculum.initial.until=2",
@@ -37,3 +55,13 @@ def test_phases_switch_without_a_restart(runs, monkeypatch):
         "data.datasets.pdb.entries=[2ofg]",
     )
     assert seen == [(32, 320, 2)] * 2 + [(64, 640, 3)]
+    assert strategies[:3] == [0.2, 0.2, 1.0]
+    rates = [row["lr"] / step for step, row in enumerate(runs.metrics("phases"), 1)]
+    assert rates == pytest.approx([rates[0], rates[0], rates[0] / 2]), (
+        "warm-up is linear, the factor halves it"
+    )
+
+
+def test_a_data_set_whose_croppers_are_overridden_must_be_there(runs):
+    with pytest.raises(ConfigError, match=r"initial.dataset_crops: got 'rna', expected names .*: pdb"):
+        runs.here("croppers", "+curriculum.initial.dataset_crops.rna.contiguous=1.0")

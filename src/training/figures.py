@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures of a step beyond its losses: how well it used the device, and gradient norms of the modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
+
+from foldwright.flops import StepSizes, step_flops
+from foldwright.training.config import Learning, TrainConfig
+from foldwright.training.curriculum import PhaseConfig
+
+# TFLOP/s of dense bf16 products, from NVIDIA's data sheets; the first name that a device's contains
+PEAK_TFLOPS = {
+    "B300": 2250.0, "B200": 2250.0, "GH200": 989.0, "H200": 989.0, "H100 PCIe": 756.0, "H100": 989.0,
+    "H20": 148.0, "A100": 312.0, "A800": 312.0, "L40S": 362.0, "A40": 150.0, "RTX 4090": 165.0,
+}  # fmt: skip
+
+
+def peak_flops(device_name: str) -> float | None:
+    """FLOP/s that a GPU can do at most, by its name; None for one that is not in the table."""
+    found = (peak for name, peak in PEAK_TFLOPS.items() if name in device_name)
+    peak = next(found, None)
+    return None if peak is None else 1e12 * peak
+
+
+def model_flops(config: TrainConfig, phase: PhaseConfig, n_cycles: float) -> float | None:
+    """Model FLOPs of a whole step (`foldwright.flops`), None for stages that do not train the structure."""
+    if config.learn is not Learning.structure or not config.losses.diffusion:
+        return None
+    sizes = StepSizes(
+        tokens=phase.crop_tokens,
+        atoms=phase.crop_atoms,
+        msa_rows=phase.msa_rows,
+        templates=config.data.n_templates,
+        diffusion_samples=phase.diffusion_samples,
+        cycles=n_cycles,
+        rollout_steps=config.rollout.sampler.steps if config.rollout.enabled else 0,
+    )
+    return config.global_batch * step_flops(config.model, sizes)["total"]
+
+
+def module_norms(parameters: Iterable[tuple[str, nn.Parameter]]) -> dict[str, float]:
+    """Norm of the gradients of every module, `trunk.msa`, `diffusion`, ...; waits for the device.
+
+    Collective where parameters are sharded: every rank gets the norms of the whole.
+    """
+    groups: dict[tuple[str, DeviceMesh | None], list[Tensor]] = {}
+    for name, parameter in parameters:
+        if (gradient := parameter.grad) is not None:
+            mesh = gradient.device_mesh if isinstance(gradient, DTensor) else None
+            groups.setdefault((module_of(name), mesh), []).append(gradient)
+    if not groups:
+        return {}
+    norms = [torch.nn.utils.get_total_norm(gradients) for gradients in groups.values()]
+    whole = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
+    squares: dict[str, float] = {}
+    for (module, _), norm in zip(groups, torch.stack([norm.float() for norm in whole]).tolist(), strict=True):
+        squares[module] = squares.get(module, 0.0) + norm**2
+    return {module: square**0.5 for module, square in squares.items()}
+
+
+def module_of(name: str) -> str:
+    """The module that a parameter's norm counts to: a part of the trunk, or a whole other module."""
+    parts = name.split(".")
+    return ".".join(parts[:2]) if parts[0] == "trunk" else parts[0]

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stages in a row: killed in the second and started again, they give what they give undisturbed."""
+
+import fcntl
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from foldwright.training.cli import train
+from foldwright.training.config import ConfigError, compose_config
+from foldwright.training.pipeline import plan, run_pipeline, table
+
+ROOT = Path(__file__).parents[2]
+STEPS = {"structure": 2, "finetune1": 6, "confidence": 2}
+
+
+def overrides(runs, name, **steps):
+    own = {stage: [f"trainer.max_steps={count}"] for stage, count in (STEPS | steps).items()}
+    own["confidence"].append("init_from.stage=finetune1")
+    quoted = {stage: ",".join(f'"{override}"' for override in given) for stage, given in own.items()}
+    return [
+        *(given for given in runs.overrides("") if not given.startswith("run_name")),
+        "pipeline=af3",
+        f"pipeline.name={name}",
+        "~pipeline.stages.finetune2",
+        *(f"pipeline.stages.{stage}=[{given}]" for stage, given in quoted.items()),
+    ]
+
+
+def planned(runs, name, *extra):
+    given = [*overrides(runs, name), *extra]
+    return plan(compose_config(given), given)
+
+
+def shown(legs):
+    console = Console(record=True, width=120)
+    console.print(table(legs))
+    return console.export_text()
+
+
+@pytest.fixture(scope="module")
+def straight(runs):
+    legs = planned(runs, "straight")
+    for leg in legs:
+        train(leg.config)
+    return legs
+
+
+@pytest.mark.slow
+def test_killed_in_the_second_stage_and_started_again_it_ends_alike(runs, straight):
+    def start(**steps):
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "train.py"), *overrides(runs, "killed_pipeline", **steps)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    process = start(finetune1=60)
+    runs.wait_for_step(process, "killed_pipeline/finetune1", 4)
+    runs.kill(process)
+    assert not (runs.root / "killed_pipeline" / "confidence").exists()
+    for later in runs.checkpoints("killed_pipeline/finetune1"):
+        if int(later.name[-8:]) > 3:  # so that something is left to do
+            shutil.rmtree(later)
+    before = shown(planned(runs, "killed_pipeline"))
+    process = start()
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, said
+    assert "resuming at step 3" in said
+    assert said.count("stage=structure") == 0, "a finished stage is passed over"
+    for state in ("finished", "goes on", "waits"):
+        assert state in before
+    assert shown(planned(runs, "killed_pipeline")).count("finished") == 3
+    for stage, steps in STEPS.items():
+        assert len(runs.metrics(f"straight/{stage}")) == steps
+        assert runs.metrics(f"killed_pipeline/{stage}") == runs.metrics(f"straight/{stage}")
+        runs.assert_same_weights(f"killed_pipeline/{stage}", f"straight/{stage}")
+
+
+@pytest.mark.slow
+def test_a_stage_of_another_configuration_is_not_taken_for_finished(runs, straight):
+    with pytest.raises(
+        ConfigError, match=r"pipeline stage structure: .*another configuration:\n  seed: 0 there"
+    ):
+        planned(runs, "straight", "seed=9")
+
+
+def test_each_stage_starts_from_the_one_before(runs):
+    legs = planned(runs, "planned")
+    assert [leg.name for leg in legs] == ["structure", "finetune1", "confidence"]
+    assert [leg.config.stage for leg in legs] == [leg.name for leg in legs]
+    assert [leg.config.init_from.path for leg in legs] == [None, str(legs[0].run_dir), str(legs[1].run_dir)]
+    assert [leg.steps for leg in legs] == [2, 6, 2]
+    assert [leg.config.pipeline.stages for leg in legs] == [{}, {}, {}], "a stage is no pipeline itself"
+    said = shown(legs)
+    assert "next" in said
+    assert said.count("waits") == 2
+    assert not legs[0].run_dir.exists(), "planning writes nothing"
+
+
+@pytest.mark.parametrize("setting", ["stage=finetune1", "run_name=x", "init_from.path=x", "paths.run_dir=x"])
+def test_what_the_pipeline_sets_is_refused(runs, setting):
+    with pytest.raises(ConfigError, match="sets it for every stage"):
+        planned(runs, "refused", setting)
+
+
+def test_a_stage_that_cannot_run_is_named_before_anything_starts(runs):
+    given = overrides(runs, "refused", finetune1=999)
+    config = compose_config(given)
+    with pytest.raises(ConfigError, match=r"pipeline stage finetune1: trainer.max_steps: got 999"):
+        plan(config, given)
+
+
+def test_two_starts_at_once_are_refused(runs):
+    given = overrides(runs, "locked")
+    folder = runs.root / "locked"
+    folder.mkdir()
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ConfigError, match="still runs"):
+            run_pipeline(compose_config(given), given, "train.py")

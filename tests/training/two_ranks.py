@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs legs of training on two gloo processes, forked, so that imports are paid for once (test_two_ranks.py).
+
+Reads a line of JSON a leg: overrides, and, for one to be killed, its metrics.csv and the number of rows at
+which both ranks get SIGKILL. Answers with the exit codes.
+"""
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from lightning.pytorch.utilities import rank_zero
+
+from foldwright.training.cli import train
+from foldwright.training.config import compose_config
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def start(rank: int, port: int, overrides: list[str]) -> int:
+    """Fork one rank, with the environment that torchrun would give it; its process id."""
+    if process := os.fork():
+        return process
+    places = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    addresses = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "two_ranks"}
+    os.environ.update({name: str(value) for name, value in (places | addresses).items()})
+    os.dup2(2, 1)  # stdout carries the answers
+    rank_zero.rank_zero_only.rank = rank
+    code = 1
+    try:
+        train(compose_config(overrides))
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def rows(path: Path) -> int:
+    return max(0, path.read_bytes().count(b"\n") - 1) if path.exists() else 0
+
+
+def run(overrides: list[str], metrics: str | None = None, kill_at: int = 0) -> list[int]:
+    port = free_port()
+    ranks = [start(rank, port, overrides) for rank in range(2)]
+    while metrics and rows(Path(metrics)) < kill_at:
+        time.sleep(0.01)
+        if any(os.waitid(os.P_PID, rank, os.WEXITED | os.WNOHANG | os.WNOWAIT) for rank in ranks):
+            break
+    if metrics:
+        for rank in ranks:
+            os.kill(rank, signal.SIGKILL)
+    return [os.waitstatus_to_exitcode(os.waitpid(rank, 0)[1]) for rank in ranks]
+
+
+if __name__ == "__main__":
+    for line in sys.stdin:
+        print(json.dumps(run(**json.loads(line))), flush=True)
