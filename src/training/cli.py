@@ -117,7 +117,7 @@ def train(config: TrainConfig) -> None:
         accelerator="gpu" if layout.device_type == "cuda" else "cpu",
         devices=layout.devices,
         num_nodes=layout.num_nodes,
-        strategy=build_strategy(layout),
+        strategy=build_strategy(layout, config.trainer.timeout_minutes),
         max_steps=max_steps,
         max_epochs=-1,
         accumulate_grad_batches=accumulate,
@@ -165,7 +165,7 @@ def _announce(config: TrainConfig, layout: Layout, validation: str, run_dir: Pat
     threads = "" if layout.device_type == "cuda" else f", {torch.get_num_threads()} threads"
     console.rule(f"[bold]foldwright  stage={config.stage}")
     pairs = {
-        "device": f"{layout.world_size} x {device} ({layout.sharding.value}{threads})",
+        "device": f"{layout.world_size} x {device} ({layout.describe()}{threads})",
         "data": ", ".join(f"{name}: {data.root}" for name, data in named_datasets(config.data).items()),
         "validation": validation,
         "mini-rollout": _describe_rollout(config),

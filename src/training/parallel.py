@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many devices: the strategies (one device, DDP, FSDP2), sharding, and the few collectives a step needs.
+"""Many devices: strategies (one device, DDP, FSDP2, HSDP), sharding, and the few collectives a step needs.
 
 FSDP2 runs through Lightning's ModelParallelStrategy, whose automatic mesh would mean tensor parallelism: ours
-is data-parallel over all ranks, and leaves gradients unreduced until the last batch of a step.
+shards over all ranks, or within groups of them that replicate each other (HSDP), and leaves gradients
+unreduced until the last batch of a step.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import Enum
 from typing import TypeVar
 
@@ -17,7 +19,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
 from foldwright.layers.stack import Stack
@@ -26,12 +28,15 @@ T = TypeVar("T")
 
 
 class Sharding(Enum):
-    """`auto` is one device where there is one, else DDP."""
+    """`auto` is one device where there is one, else DDP. `fsdp` shards over all devices, `hsdp` within groups
+    of `trainer.shard_size` that replicate each other.
+    """
 
     auto = "auto"
     single = "single"
     ddp = "ddp"
     fsdp = "fsdp"
+    hsdp = "hsdp"
 
 
 class Accelerator(Enum):
@@ -48,12 +53,16 @@ class TrainerConfig:
 
     `batch_per_device` examples go through the network at once; the rest of the global batch is accumulated.
     `max_steps` (default: the end of the last phase) stops early, and a rerun with a larger one goes on.
+    `shard_size`: devices that share the weights under `hsdp`; 0 takes those of a node. A rank that waits
+    longer than `timeout_minutes` for the others ends the run.
     """
 
     accelerator: Accelerator = Accelerator.auto
     devices: int = 0
     num_nodes: int = 1
     sharding: Sharding = Sharding.auto
+    shard_size: int = 0
+    timeout_minutes: float = 10.0
     batch_per_device: int = 1
     max_steps: int | None = None
     activation_checkpointing: bool = True
@@ -62,16 +71,24 @@ class TrainerConfig:
 
 @dataclass(frozen=True)
 class Layout:
-    """Resolved processes: `device_type` cuda or cpu, one process a device."""
+    """Resolved processes: `device_type` cuda or cpu, one process a device.
+
+    Weights are spread over `shard_size` neighbouring ranks, and replicated over the rest.
+    """
 
     device_type: str
     devices: int
     num_nodes: int
     sharding: Sharding
+    shard_size: int = 1
 
     @property
     def world_size(self) -> int:
         return self.devices * self.num_nodes
+
+    def describe(self) -> str:
+        """For the banner."""
+        return self.sharding.value + f" of {self.shard_size}" * (self.sharding is Sharding.hsdp)
 
     def accumulation(self, global_batch: int, batch_per_device: int) -> int:
         """Batches a process runs for one step; ValueError where the global batch does not divide."""
@@ -102,16 +119,49 @@ def resolve(config: TrainerConfig) -> Layout:
         sharding = Sharding.single if world_size == 1 else Sharding.ddp
     if sharding is Sharding.single and world_size > 1:
         raise ValueError(
-            f"trainer.sharding: got single for {world_size} processes; take ddp or fsdp, or trainer.devices=1"
+            f"trainer.sharding: got single for {world_size} processes; take ddp, fsdp or hsdp, or "
+            "trainer.devices=1"
         )
-    return Layout("cuda" if use_gpu else "cpu", devices, config.num_nodes, sharding)
+    shard_size = _shard_size(config.shard_size, sharding, devices, world_size)
+    return Layout("cuda" if use_gpu else "cpu", devices, config.num_nodes, sharding, shard_size)
+
+
+def _shard_size(wanted: int, sharding: Sharding, devices: int, world_size: int) -> int:
+    if sharding is not Sharding.hsdp:
+        if wanted:
+            raise ValueError(
+                f"trainer.shard_size: got {wanted} with trainer.sharding={sharding.value}; only hsdp reads it"
+            )
+        return world_size if sharding is Sharding.fsdp else 1
+    size = wanted or devices
+    if world_size % size or size == world_size:
+        raise ValueError(
+            f"trainer.shard_size: got {size} for {world_size} processes, expected a divisor below their "
+            "number: hsdp shards within groups of that size and replicates across them; fsdp shards over all"
+        )
+    return size
 
 
 class ShardedDataParallel(ModelParallelStrategy):
-    """FSDP2 over all ranks; the module shards itself in `configure_model`."""
+    """FSDP2; the module shards itself over `device_mesh` in `configure_model`.
 
-    def __init__(self, world_size: int) -> None:
-        super().__init__(data_parallel_size=world_size, tensor_parallel_size=1)
+    The mesh has one axis, all ranks, or two, replicas and the ranks that shard each: fully_shard reads two as
+    HSDP.
+    """
+
+    def __init__(self, layout: Layout, timeout: timedelta) -> None:
+        super().__init__(layout.world_size, tensor_parallel_size=1, timeout=timeout)
+        self.layout = layout
+
+    def setup_environment(self) -> None:
+        """As upstream's, but for the mesh, which is always two axes of data and tensors there."""
+        self._setup_distributed()
+        shards, replicas = self.layout.shard_size, self.layout.world_size // self.layout.shard_size
+        sizes: tuple[int, ...] = (shards,) if replicas == 1 else (replicas, shards)
+        names = ("replicate", "shard")[-len(sizes) :]
+        self._device_mesh = init_device_mesh(self.root_device.type, sizes, mesh_dim_names=names)
+        assert self.lightning_module is not None
+        self.lightning_module._device_mesh = self._device_mesh
 
     @contextmanager
     def block_backward_sync(self) -> Generator[None, None, None]:
@@ -136,23 +186,23 @@ class Replicated(DDPStrategy):
         """No wrapper: weights are the same everywhere, drawn from the seed or read from a checkpoint."""
 
 
-def build_strategy(layout: Layout) -> Strategy:
+def build_strategy(layout: Layout, timeout_minutes: float) -> Strategy:
     """The Lightning strategy of a layout."""
-    if layout.sharding is Sharding.fsdp:
-        return ShardedDataParallel(layout.world_size)
+    timeout = timedelta(minutes=timeout_minutes)
+    if layout.sharding in (Sharding.fsdp, Sharding.hsdp):
+        return ShardedDataParallel(layout, timeout)
     if layout.sharding is Sharding.ddp:
-        return Replicated()
+        return Replicated(timeout=timeout)
     return SingleDeviceStrategy("cuda:0" if layout.device_type == "cuda" else "cpu")
 
 
 def shard(network: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    """Shard a network in place over the mesh's data-parallel axis, each block of its stacks by itself."""
-    data_parallel = mesh["data_parallel"]
+    """Shard a network in place over a mesh, each block of its stacks by itself."""
     for module in network.modules():
         if isinstance(module, Stack):
             for block in module.blocks:
-                fully_shard(block, mesh=data_parallel)
-    fully_shard(network, mesh=data_parallel)
+                fully_shard(block, mesh=mesh)
+    fully_shard(network, mesh=mesh)
     for method in ("sample", "pose", "predict_affinity"):
         if hasattr(network, method):
             register_fsdp_forward_method(network, method)

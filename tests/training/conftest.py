@@ -40,7 +40,12 @@ SMALL = [
 class Runs:
     """Starts runs under one output directory and reads what they left."""
 
-    TWO = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    @staticmethod
+    def launcher(processes: int) -> tuple[str, ...]:
+        torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone")
+        return (*torchrun, f"--nproc-per-node={processes}")
+
+    TWO = launcher(2)
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -69,8 +74,12 @@ class Runs:
         )
 
     def on_two(self, name: str, *extra: str) -> str:
-        """Run on two processes to the end; what it printed."""
-        process = self.start(name, "trainer.devices=2", *extra, launcher=self.TWO)
+        return self.on(2, name, *extra)
+
+    def on(self, processes: int, name: str, *extra: str) -> str:
+        """Run on that many processes to the end; what it printed."""
+        devices = f"trainer.devices={processes}"
+        process = self.start(name, devices, *extra, launcher=self.launcher(processes))
         output = process.communicate(timeout=150)[0]
         assert process.returncode == 0, output
         return output

@@ -17,10 +17,17 @@ def assert_close(rows, expected):
         assert row["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-4)
 
 
+def four(runs):
+    """Name of a run of four steps of four examples on one process."""
+    if not runs.checkpoints("four"):
+        runs.here("four", "global_batch=4", "trainer.max_steps=4")
+    return "four"
+
+
 @pytest.mark.slow
 def test_fsdp_with_accumulation_and_checkpointing_equals_one_and_resumes_on_one(runs):
     extra = ("global_batch=4", "trainer.activation_checkpointing=true")
-    runs.here("four", "global_batch=4", "trainer.max_steps=4")
+    four(runs)
     output = runs.on_two("fsdp4", "trainer.sharding=fsdp", "trainer.max_steps=3", *extra)
     assert "2 x CPU (fsdp" in output
     assert str(runs.root / "fsdp4" / "prediction.cif") in output
@@ -39,6 +46,18 @@ def test_fsdp_goes_on_from_one_process(runs, uninterrupted):
     output = runs.on_two("widened", "trainer.sharding=fsdp", "trainer.max_steps=8")
     assert "resuming at step 6" in output
     assert_close(runs.metrics("widened"), runs.metrics(uninterrupted))
+
+
+@pytest.mark.slow
+def test_hsdp_on_four_equals_one_and_resumes_on_two_and_on_one(runs):
+    """Clipping is on (gradient norms are above `optimizer.clip_norm`), one example a process."""
+    hsdp = ("trainer.sharding=hsdp", "trainer.shard_size=2", "trainer.max_steps=2", "global_batch=4")
+    assert "4 x CPU (hsdp of 2" in runs.on(4, "hsdp", *hsdp)
+    wrote = {path.name[:4] for path in runs.checkpoints("hsdp")[-1].glob("*.distcp")}
+    assert len(wrote) >= 2, "only one rank wrote: nothing was sharded"
+    runs.on_two("hsdp", "trainer.sharding=fsdp", "trainer.max_steps=3", "global_batch=4")
+    runs.here("hsdp", "trainer.max_steps=4", "global_batch=4")
+    assert_close(runs.metrics("hsdp"), runs.metrics(four(runs)))
 
 
 POISON = """
@@ -87,12 +106,20 @@ def test_resolve_on_a_machine_without_gpu(monkeypatch):
         resolve(TrainerConfig(accelerator=Accelerator.gpu))
     with pytest.raises(ValueError, match="single for 2 processes"):
         resolve(TrainerConfig(devices=2, sharding=Sharding.single))
+    with pytest.raises(ValueError, match=r"trainer.shard_size: got 2 with trainer.sharding=fsdp"):
+        resolve(TrainerConfig(devices=2, sharding=Sharding.fsdp, shard_size=2))
+    with pytest.raises(ValueError, match=r"trainer.shard_size: got 3 for 4 processes"):
+        resolve(TrainerConfig(devices=4, sharding=Sharding.hsdp, shard_size=3))
+    with pytest.raises(ValueError, match=r"trainer.shard_size: got 4 for 4 processes"):
+        resolve(TrainerConfig(devices=4, sharding=Sharding.hsdp))
 
 
 def test_resolve_on_a_machine_with_gpus(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
     assert resolve(TrainerConfig(num_nodes=2)) == Layout("cuda", 8, 2, Sharding.ddp)
+    assert resolve(TrainerConfig(num_nodes=2, sharding=Sharding.hsdp)).shard_size == 8
+    assert resolve(TrainerConfig(num_nodes=2, sharding=Sharding.fsdp)).shard_size == 16
     assert resolve(TrainerConfig(accelerator=Accelerator.cpu)).device_type == "cpu"
     with pytest.raises(ValueError, match=r"trainer.devices: got 9"):
         resolve(TrainerConfig(devices=9))
