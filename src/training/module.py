@@ -67,8 +67,8 @@ class StructureTraining(L.LightningModule):
         freeze(network, self.config.frozen())
         average = averaged_copy(network)
         if self.device_mesh is not None:
-            shard(network, self.device_mesh)
-            shard(average, self.device_mesh)
+            shard(network, self.device_mesh, self.config.model.products_dtype)
+            shard(average, self.device_mesh, self.config.model.products_dtype)
         self.network, self.average = network, average
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

@@ -20,8 +20,14 @@ import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 
+from foldwright.layers.linear import Linear
 from foldwright.layers.stack import Stack
 
 T = TypeVar("T")
@@ -196,17 +202,28 @@ def build_strategy(layout: Layout, timeout_minutes: float) -> Strategy:
     return SingleDeviceStrategy("cuda:0" if layout.device_type == "cuda" else "cpu")
 
 
-def shard(network: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    """Shard a network in place over a mesh, each block of its stacks by itself."""
-    for module in network.modules():
-        if isinstance(module, Stack):
-            for block in module.blocks:
-                fully_shard(block, mesh=mesh)
+def shard(network: nn.Module, mesh: DeviceMesh, gathered: torch.dtype) -> nn.Module:
+    """Shard a network in place over a mesh, each block of its stacks by itself.
+
+    `gathered` is the dtype in which a block's linear layers travel and lie unsharded: that of its products, so
+    nothing is lost that `Linear` would not drop itself. What a block reads in float32 (norms, the factors of
+    PairBias: a thousandth of it) stays whole on every rank (`ShardedGradients` averages it). Shards,
+    gradients' sums and everything outside blocks are float32.
+    """
+    narrow = MixedPrecisionPolicy(gathered, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    blocks = [block for stack in network.modules() if isinstance(stack, Stack) for block in stack.blocks]
+    for block in blocks:
+        fully_shard(block, mesh=mesh, mp_policy=narrow, ignored_params=_read_in_float32(block))
     fully_shard(network, mesh=mesh)
     for method in ("sample", "pose", "predict_affinity"):
         if hasattr(network, method):
             register_fsdp_forward_method(network, method)
     return network
+
+
+def _read_in_float32(block: nn.Module) -> set[nn.Parameter]:
+    linear = {p for module in block.modules() if isinstance(module, Linear) for p in module.parameters()}
+    return {*block.parameters()} - linear
 
 
 def reshard(network: nn.Module) -> None:

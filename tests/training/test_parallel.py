@@ -5,7 +5,9 @@ import shutil
 import sys
 
 import pytest
+import torch
 
+import foldwright.layers.linear
 from foldwright.training.parallel import Accelerator, Layout, Sharding, TrainerConfig, resolve
 
 
@@ -58,6 +60,29 @@ def test_hsdp_on_four_equals_one_and_resumes_on_two_and_on_one(runs):
     runs.on_two("hsdp", "trainer.sharding=fsdp", "trainer.max_steps=3", "global_batch=4")
     runs.here("hsdp", "trainer.max_steps=4", "global_batch=4")
     assert_close(runs.metrics("hsdp"), runs.metrics(four(runs)))
+
+
+@pytest.mark.slow
+def test_blocks_gather_bfloat16_and_lose_nothing(runs, monkeypatch):
+    """On one process, sharded and not, so that no sum over ranks differs: every loss must agree to the bit."""
+    bfloat16 = ("model.trunk_dtype=bfloat16", "model.diffusion_dtype=bfloat16", "trainer.max_steps=2")
+    runs.here("bfloat16", *bfloat16)
+    seen = set()
+    sound = foldwright.layers.linear.linear
+
+    def watching(x, weight, bias=None):
+        seen.add((type(weight), weight.dtype, x.dtype))
+        return sound(x, weight, bias)
+
+    monkeypatch.setattr(foldwright.layers.linear, "linear", watching)
+    runs.here("bfloat16_sharded", "trainer.sharding=fsdp", *bfloat16)
+    assert (torch.nn.Parameter, torch.bfloat16, torch.bfloat16) in seen
+    torch.distributed.destroy_process_group()
+    for row, expected in zip(runs.metrics("bfloat16_sharded"), runs.metrics("bfloat16"), strict=True):
+        assert row.pop("grad_norm") == pytest.approx(expected.pop("grad_norm"), rel=1e-6)
+        assert row == expected
+    stored = runs.tensors("bfloat16_sharded").items()
+    assert all(tensor.dtype == torch.float32 for name, tensor in stored), "the masters were not float32"
 
 
 POISON = """
