@@ -76,7 +76,7 @@ class FlatGradients:
 
 
 class ShardedGradients:
-    """FSDP2's, averaged as it shards them, and in one buffer those of the few weights that it leaves whole."""
+    """FSDP2's, averaged as it shards them, and in one buffer those of the few weights that stay whole."""
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         trained = [parameter for parameter in parameters if parameter.requires_grad]

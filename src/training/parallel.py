@@ -205,10 +205,10 @@ def build_strategy(layout: Layout, timeout_minutes: float) -> Strategy:
 def shard(network: nn.Module, mesh: DeviceMesh, gathered: torch.dtype) -> nn.Module:
     """Shard a network in place over a mesh, each block of its stacks by itself.
 
-    `gathered` is the dtype in which a block's linear layers travel and lie unsharded: that of its products, so
-    nothing is lost that `Linear` would not drop itself. What a block reads in float32 (norms, the factors of
-    PairBias: a thousandth of it) stays whole on every rank (`ShardedGradients` averages it). Shards,
-    gradients' sums and everything outside blocks are float32.
+    `gathered` is the dtype in which a block's linear layers travel and lie unsharded: that of its products,
+    so nothing is lost that `Linear` would not drop itself. What a block reads in float32 (norms, the factors
+    of PairBias: a thousandth of it) stays whole on every rank, averaged by `ShardedGradients`. Shards, sums
+    of gradients and everything outside blocks are float32.
     """
     narrow = MixedPrecisionPolicy(gathered, reduce_dtype=torch.float32, cast_forward_inputs=False)
     blocks = [block for stack in network.modules() if isinstance(stack, Stack) for block in stack.blocks]
@@ -245,9 +245,9 @@ def world_size() -> int:
     return dist.get_world_size() if is_distributed() else 1
 
 
-def barrier() -> None:
+def barrier(group: dist.ProcessGroup | None = None) -> None:
     if is_distributed():
-        dist.barrier()
+        dist.barrier(group)
 
 
 def mean_over_ranks(values: Tensor) -> Tensor:
@@ -277,10 +277,10 @@ def from_first_rank(value: T) -> T:
     return box[0]
 
 
-def gather(value: T) -> list[T]:
-    """Every rank's value, in order of rank."""
+def gather(value: T, group: dist.ProcessGroup | None = None) -> list[T]:
+    """Every rank's value, in order of rank; `group` is another one of all ranks than the default."""
     if not is_distributed():
         return [value]
     boxes: list[T] = [value] * dist.get_world_size()
-    dist.all_gather_object(boxes, value)
+    dist.all_gather_object(boxes, value, group)
     return boxes

@@ -64,7 +64,7 @@ def test_hsdp_on_four_equals_one_and_resumes_on_two_and_on_one(runs):
 
 @pytest.mark.slow
 def test_blocks_gather_bfloat16_and_lose_nothing(runs, monkeypatch):
-    """On one process, sharded and not, so that no sum over ranks differs: every loss must agree to the bit."""
+    """One process, sharded and not, so that no sum over ranks differs: every loss must agree to the bit."""
     bfloat16 = ("model.trunk_dtype=bfloat16", "model.diffusion_dtype=bfloat16", "trainer.max_steps=2")
     runs.here("bfloat16", *bfloat16)
     seen = set()
