@@ -127,7 +127,7 @@ def load(directory: Path, tensors: dict[str, Tensor]) -> Record:
     Raises CheckpointError naming the first missing, unexpected and mis-shaped tensors, before any is written.
     """
     wanted = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    _check_same(directory, stored_shapes(directory), wanted)
+    check_same(directory, stored_shapes(directory), wanted)
     read(directory, tensors)
     return read_record(directory)
 
@@ -216,9 +216,10 @@ def _newest(root: Path) -> tuple[Path | None, list[str]]:
     return None, passed_over
 
 
-def _check_same(
+def check_same(
     directory: Path, stored: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]
 ) -> None:
+    """CheckpointError naming the first tensors in which two sets of shapes differ."""
     differences = {
         "missing in the checkpoint": sorted(wanted.keys() - stored.keys()),
         "unexpected in the checkpoint": sorted(stored.keys() - wanted.keys()),

@@ -2,7 +2,7 @@
 """Checkpoints written while training goes on.
 
 Tensors are copied to host memory, which is all that a step waits for; a thread writes the copy and publishes
-it as `checkpoint.save` does, meeting the other ranks in a process group of its own. At most one is on its way.
+it as `checkpoint.save` does, meeting the other ranks in a process group of its own. At most one is under way.
 """
 
 from __future__ import annotations

@@ -124,7 +124,8 @@ class Runs:
         return [{key: float(value) for key, value in row.items() if key not in times} for row in rows]
 
     def checkpoints(self, name: str) -> list[Path]:
-        return sorted((self.root / name / "checkpoints").glob("step-*"))
+        """Those written to their end."""
+        return sorted((self.root / name / "checkpoints").glob("step-????????"))
 
 
 @pytest.fixture(scope="session")
