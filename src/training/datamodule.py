@@ -27,6 +27,7 @@ from foldwright.data.sampler import StepBatchSampler
 from foldwright.data.staging import stage
 from foldwright.training.config import TrainConfig
 from foldwright.training.curriculum import Curriculum
+from foldwright.training.parallel import data_position
 
 # as root: portable, where a path would differ from machine to machine
 BUILT_IN = {"built-in sample": store_path, "built-in affinity sample": affinity_store_path}
@@ -93,11 +94,12 @@ class StoreData(L.LightningDataModule):
     def train_dataloader(self) -> WatchedLoader:
         """Asked for by Lightning after the checkpoint's step has been set."""
         assert self.trainer is not None
+        number, numbers = data_position(self.config.trainer.tensor_parallel)
         sampler = StepBatchSampler(
             start_step=self.trainer.global_step,
             global_batch=self.config.global_batch,
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
+            rank=number,
+            world_size=numbers,
             accumulate=self.trainer.accumulate_grad_batches,
             seed=self.config.seed,
             max_cycles=self.config.max_cycles,

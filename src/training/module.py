@@ -17,6 +17,7 @@ from torch import Tensor
 
 from foldwright.kernels import Ops
 from foldwright.layers.stack import set_checkpointing
+from foldwright.layers.tensor_parallel import Split, split_network
 from foldwright.model import AlphaFold3
 from foldwright.training.config import TrainConfig
 from foldwright.training.curriculum import Curriculum, PhaseConfig
@@ -25,7 +26,7 @@ from foldwright.training.gradients import FlatGradients, Gradients, ShardedGradi
 from foldwright.training.graphs import Eager, Execution, Graphed
 from foldwright.training.hand_off import freeze
 from foldwright.training.optim import build_adam, learning_rate, set_learning_rate
-from foldwright.training.parallel import mean_over_ranks, shard
+from foldwright.training.parallel import mean_over_ranks, shard, tensor_group
 from foldwright.training.step import Apart
 
 Losses = Callable[[AlphaFold3, Any, PhaseConfig, Apart], dict[str, Tensor]]
@@ -66,6 +67,10 @@ class StructureTraining(L.LightningModule):
         set_checkpointing(network, self.config.trainer.activation_checkpointing)
         freeze(network, self.config.frozen())
         average = averaged_copy(network)
+        if (size := self.config.trainer.tensor_parallel) > 1:
+            split = Split(tensor_group(size))
+            split_network(network, split)
+            split_network(average, split)
         if self.device_mesh is not None:
             shard(network, self.device_mesh, self.config.model.products_dtype)
             shard(average, self.device_mesh, self.config.model.products_dtype)
@@ -79,7 +84,8 @@ class StructureTraining(L.LightningModule):
 
     def on_train_start(self) -> None:
         scale = 1.0 / self.trainer.accumulate_grad_batches
-        captured = self.captures and self.device.type == "cuda" and self.device_mesh is None
+        whole = self.device_mesh is None and self.config.trainer.tensor_parallel == 1
+        captured = self.captures and self.device.type == "cuda" and whole
         self.execution = Graphed(self._losses, scale) if captured else Eager(self._losses)
 
     def _losses(self, batch: Any, phase: PhaseConfig, apart: Apart) -> dict[str, Tensor]:

@@ -59,8 +59,9 @@ class TrainerConfig:
 
     `batch_per_device` examples go through the network at once; the rest of the global batch is accumulated.
     `max_steps` (default: the end of the last phase) stops early, and a rerun with a larger one goes on.
-    `shard_size`: devices that share the weights under `hsdp`; 0 takes those of a node. A rank that waits
-    longer than `timeout_minutes` for the others ends the run.
+    `tensor_parallel` neighbouring devices share the work of each example (`layers.tensor_parallel`), under
+    any `sharding`. `shard_size`: devices that share the weights under `hsdp`; 0 takes those of a node. A rank
+    that waits longer than `timeout_minutes` for the others ends the run.
     """
 
     accelerator: Accelerator = Accelerator.auto
@@ -68,6 +69,7 @@ class TrainerConfig:
     num_nodes: int = 1
     sharding: Sharding = Sharding.auto
     shard_size: int = 0
+    tensor_parallel: int = 1
     timeout_minutes: float = 10.0
     batch_per_device: int = 1
     max_steps: int | None = None
@@ -79,7 +81,8 @@ class TrainerConfig:
 class Layout:
     """Resolved processes: `device_type` cuda or cpu, one process a device.
 
-    Weights are spread over `shard_size` neighbouring ranks, and replicated over the rest.
+    Weights are spread over `shard_size` neighbouring ranks, and replicated over the rest. `tensor_parallel`
+    neighbours work on the same examples.
     """
 
     device_type: str
@@ -87,6 +90,7 @@ class Layout:
     num_nodes: int
     sharding: Sharding
     shard_size: int = 1
+    tensor_parallel: int = 1
 
     @property
     def world_size(self) -> int:
@@ -94,15 +98,17 @@ class Layout:
 
     def describe(self) -> str:
         """For the banner."""
-        return self.sharding.value + f" of {self.shard_size}" * (self.sharding is Sharding.hsdp)
+        shards = f" of {self.shard_size}" * (self.sharding is Sharding.hsdp)
+        tensors = f", tensors over {self.tensor_parallel}" * (self.tensor_parallel > 1)
+        return self.sharding.value + shards + tensors
 
     def accumulation(self, global_batch: int, batch_per_device: int) -> int:
         """Batches a process runs for one step; ValueError where the global batch does not divide."""
-        at_once = self.world_size * batch_per_device
+        at_once = self.world_size // self.tensor_parallel * batch_per_device
         if global_batch % at_once:
             raise ValueError(
                 f"global_batch: got {global_batch}, expected a multiple of {at_once} "
-                f"({self.world_size} processes x trainer.batch_per_device={batch_per_device}); "
+                f"({at_once // batch_per_device} processes x trainer.batch_per_device={batch_per_device}); "
                 f"take global_batch={-(-global_batch // at_once) * at_once} or other trainer settings"
             )
         return global_batch // at_once
@@ -129,7 +135,13 @@ def resolve(config: TrainerConfig) -> Layout:
             "trainer.devices=1"
         )
     shard_size = _shard_size(config.shard_size, sharding, devices, world_size)
-    return Layout("cuda" if use_gpu else "cpu", devices, config.num_nodes, sharding, shard_size)
+    if config.tensor_parallel < 1 or devices % config.tensor_parallel:
+        raise ValueError(
+            f"trainer.tensor_parallel: got {config.tensor_parallel}, expected a divisor of the {devices} "
+            "devices of a node"
+        )
+    kind = "cuda" if use_gpu else "cpu"
+    return Layout(kind, devices, config.num_nodes, sharding, shard_size, config.tensor_parallel)
 
 
 def _shard_size(wanted: int, sharding: Sharding, devices: int, world_size: int) -> int:
@@ -226,6 +238,27 @@ def _read_in_float32(block: nn.Module) -> set[nn.Parameter]:
     return {*block.parameters()} - linear
 
 
+class LostRankError(RuntimeError):
+    """Another rank died, or did not come to a collective in time."""
+
+
+@contextmanager
+def lost_ranks_named(timeout_minutes: float) -> Generator[None, None, None]:
+    """Turns what a collective raises for want of another rank into a LostRankError that says what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        is_lost = isinstance(error, dist.DistError) or "gloo" in str(error)
+        if not (dist.is_initialized() and is_lost):
+            raise
+        raise LostRankError(
+            f"rank {dist.get_rank()} of {dist.get_world_size()} waited in vain for another one, which died or "
+            f"did nothing for trainer.timeout_minutes={timeout_minutes:g} ({str(error).splitlines()[0]}); look "
+            "for its last words in its own log, then give the same command: the run resumes at its newest "
+            "checkpoint"
+        ) from error
+
+
 def reshard(network: nn.Module) -> None:
     """Give back what a forward without backward leaves gathered: the root group, which FSDP2 keeps for it."""
     for module in network.modules():
@@ -243,6 +276,18 @@ def rank() -> int:
 
 def world_size() -> int:
     return dist.get_world_size() if is_distributed() else 1
+
+
+def data_position(tensor_parallel: int) -> tuple[int, int]:
+    """This rank's number among those that work on different examples, and how many they are."""
+    return rank() // tensor_parallel, world_size() // tensor_parallel
+
+
+def tensor_group(size: int) -> dist.ProcessGroup:
+    """The group of `size` neighbouring ranks that this one is in. Collective over all ranks."""
+    starts = range(0, dist.get_world_size(), size)
+    groups = [dist.new_group(list(range(start, start + size))) for start in starts]
+    return groups[rank() // size]
 
 
 def barrier(group: dist.ProcessGroup | None = None) -> None:

@@ -24,7 +24,7 @@ from foldwright.training.callbacks import Checkpointer, Meter, MetricsFile
 from foldwright.training.config import TrainConfig
 from foldwright.training.held_out import HeldOut, ValidationConfig
 from foldwright.training.module import StructureTraining
-from foldwright.training.parallel import gather, rank, world_size
+from foldwright.training.parallel import data_position, gather, rank
 from foldwright.training.prediction import predict
 
 
@@ -42,13 +42,15 @@ def validate(
     config: ValidationConfig,
     seed: int,
     device: torch.device,
+    position: tuple[int, int] = (0, 1),
 ) -> dict[str, float]:
     """Mean LDDT over entries and samples, the same with each entry's best sample, and every entry's mean.
 
-    Collective; the same figures on every rank. An entry without a scorable atom is left out.
+    Collective; the same figures on every rank. `position`: which share of the entries is this rank's, of how
+    many (`data_position`). An entry without a scorable atom is left out.
     """
     own: dict[str, tuple[float, float]] = {}
-    for entry, counts in share(entries, rank(), world_size()):
+    for entry, counts in share(entries, *position):
         scores = predict(
             network,
             dataset,
@@ -91,7 +93,8 @@ class StructureValidator:
 
     def __call__(self, network: AlphaFold3, device: torch.device) -> dict[str, float]:
         settings, seed = self.config.validation, self.config.seed
-        return validate(network, self.dataset, self.held_out.scored, settings, seed, device)
+        position = data_position(self.config.trainer.tensor_parallel)
+        return validate(network, self.dataset, self.held_out.scored, settings, seed, device, position)
 
     def line(self, figures: dict[str, float]) -> str:
         return f"LDDT {figures['lddt']:.3f} (best samples {figures['lddt_best']:.3f})"

@@ -63,6 +63,15 @@ def test_hsdp_on_four_equals_one_and_resumes_on_two_and_on_one(runs):
 
 
 @pytest.mark.slow
+def test_tensor_parallel_with_fsdp_on_four_equals_one(runs):
+    """Two pairs, each working on an example together."""
+    extra = ("trainer.sharding=fsdp", "global_batch=4")
+    output = runs.on(4, "tensors", "trainer.tensor_parallel=2", "trainer.max_steps=3", *extra)
+    assert "4 x CPU (fsdp, tensors over 2" in output
+    assert_close(runs.metrics("tensors"), runs.metrics(four(runs))[:3])
+
+
+@pytest.mark.slow
 def test_blocks_gather_bfloat16_and_lose_nothing(runs, monkeypatch):
     """One process, sharded and not, so that no sum over ranks differs: every loss must agree to the bit."""
     bfloat16 = ("model.trunk_dtype=bfloat16", "model.diffusion_dtype=bfloat16", "trainer.max_steps=2")
@@ -131,6 +140,8 @@ def test_resolve_on_a_machine_without_gpu(monkeypatch):
         resolve(TrainerConfig(accelerator=Accelerator.gpu))
     with pytest.raises(ValueError, match="single for 2 processes"):
         resolve(TrainerConfig(devices=2, sharding=Sharding.single))
+    with pytest.raises(ValueError, match=r"trainer.tensor_parallel: got 2, expected a divisor of the 1 dev"):
+        resolve(TrainerConfig(tensor_parallel=2))
     with pytest.raises(ValueError, match=r"trainer.shard_size: got 2 with trainer.sharding=fsdp"):
         resolve(TrainerConfig(devices=2, sharding=Sharding.fsdp, shard_size=2))
     with pytest.raises(ValueError, match=r"trainer.shard_size: got 3 for 4 processes"):
@@ -153,5 +164,6 @@ def test_resolve_on_a_machine_with_gpus(monkeypatch):
 def test_accumulation_is_what_the_processes_leave():
     layout = Layout("cuda", 8, 4, Sharding.ddp)
     assert layout.accumulation(global_batch=256, batch_per_device=1) == 8
+    assert Layout("cuda", 8, 4, Sharding.ddp, 1, 2).accumulation(global_batch=256, batch_per_device=1) == 16
     with pytest.raises(ValueError, match="take global_batch=128"):
         layout.accumulation(global_batch=100, batch_per_device=2)
