@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import signal
 import time
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -39,7 +40,8 @@ class Checkpointer(L.Callback):
         self, root: Path, config: TrainConfig, console: Console, parent: HandOff | None = None
     ) -> None:
         self.root, self.config, self.console, self.parent = root, config, console, parent
-        self.writer = CheckpointWriter(root, config.checkpoint)
+        timeout = timedelta(minutes=config.trainer.timeout_minutes)
+        self.writer = CheckpointWriter(root, config.checkpoint, timeout)
         self.resumed_step = 0
         self.interrupted = False
         self.best_step: int | None = None  # said by the validation

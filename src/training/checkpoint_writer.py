@@ -8,6 +8,7 @@ it as `checkpoint.save` does, meeting the other ranks in a process group of its 
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -21,10 +22,13 @@ from foldwright.training.parallel import is_distributed
 
 
 class CheckpointWriter:
-    """Writes the checkpoints of a run. All methods but `check` are collective."""
+    """Writes the checkpoints of a run. All methods but `check` are collective.
 
-    def __init__(self, root: Path, config: CheckpointConfig) -> None:
-        self.root, self.config = root, config
+    `timeout` is how long a rank waits for the others.
+    """
+
+    def __init__(self, root: Path, config: CheckpointConfig, timeout: timedelta | None = None) -> None:
+        self.root, self.config, self.timeout = root, config, timeout
         self.latest: Path | None = None
         self._group: dist.ProcessGroup | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
@@ -36,7 +40,7 @@ class CheckpointWriter:
         """Begin a checkpoint of the tensors as they are now; first finish the one before."""
         self.finish()
         if is_distributed() and self._group is None:
-            self._group = dist.new_group(backend="gloo")
+            self._group = dist.new_group(backend="gloo", timeout=self.timeout)
         if self.config.asynchronous:
             staged = self._stager.stage(dict(tensors))
             assert isinstance(staged, dict)

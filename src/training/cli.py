@@ -8,6 +8,7 @@ run where it stopped. Mistakes of the user end in a message and exit code 1, wit
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -45,7 +46,7 @@ from foldwright.training.curriculum import Curriculum
 from foldwright.training.datamodule import end_workers
 from foldwright.training.module import StructureTraining
 from foldwright.training.objective import structure_objective
-from foldwright.training.parallel import Layout, build_strategy, resolve
+from foldwright.training.parallel import Layout, LostRankError, build_strategy, lost_ranks_named, resolve
 from foldwright.training.run_directory import claim, wandb_id
 from foldwright.training.validation import Validation
 
@@ -69,6 +70,9 @@ def _run(composed: DictConfig) -> None:
         train(build(composed))
     except (ConfigError, CheckpointError) as error:
         _refuse(error)
+    except LostRankError as error:  # the process group cannot be taken down in order any more
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        os._exit(1)
 
 
 def _refuse(error: Exception) -> None:
@@ -130,7 +134,8 @@ def train(config: TrainConfig) -> None:
         default_root_dir=run_dir,
     )
     try:
-        trainer.fit(StructureTraining(config, ops, objective.losses, objective.captures), objective.data)
+        with lost_ranks_named(config.trainer.timeout_minutes):
+            trainer.fit(StructureTraining(config, ops, objective.losses, objective.captures), objective.data)
     finally:
         end_workers()
 
