@@ -252,10 +252,10 @@ def lost_ranks_named(timeout_minutes: float) -> Generator[None, None, None]:
         if not (dist.is_initialized() and is_lost):
             raise
         raise LostRankError(
-            f"rank {dist.get_rank()} of {dist.get_world_size()} waited in vain for another one, which died or "
-            f"did nothing for trainer.timeout_minutes={timeout_minutes:g} ({str(error).splitlines()[0]}); look "
-            "for its last words in its own log, then give the same command: the run resumes at its newest "
-            "checkpoint"
+            f"rank {dist.get_rank()} of {dist.get_world_size()} waited in vain for another one, which died "
+            f"or did nothing for trainer.timeout_minutes={timeout_minutes:g} ({str(error).splitlines()[0]}); "
+            "look for its last words in its own log, then give the same command: the run resumes at its "
+            "newest checkpoint"
         ) from error
 
 
