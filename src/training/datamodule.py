@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from foldwright.batch import Batch, Packed, collate, pack
 from foldwright.data.dataset import DataConfig, StoreDataset, buckets, named_datasets
+from foldwright.data.external import PREFIX
 from foldwright.data.sample import affinity_store_path, store_path
 from foldwright.data.sampler import StepBatchSampler
 from foldwright.data.staging import stage
@@ -41,7 +42,10 @@ def open_dataset(config: DataConfig, seed: int, stage_to: str = "") -> StoreData
     named = named_datasets(config)
     paths = {dataset.root: _path(dataset.root) for dataset in named.values()}
     if stage_to:
-        paths = {root: str(stage(path, stage_to)) for root, path in paths.items()}
+        paths = {
+            root: path if path.startswith(PREFIX) else str(stage(path, stage_to))
+            for root, path in paths.items()
+        }
     datasets = {name: replace(dataset, root=paths[dataset.root]) for name, dataset in named.items()}
     return StoreDataset(replace(config, datasets=datasets), seed)
 
