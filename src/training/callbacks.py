@@ -17,6 +17,7 @@ from typing import Any
 import lightning as L
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from foldwright.data.dataset import StoreDataset
@@ -111,7 +112,7 @@ class Checkpointer(L.Callback):
         try:
             self.writer.finish()
         except RuntimeError as error:
-            self.console.print(f"[red]{error}[/]")
+            self.console.print(f"[red]{escape(str(error))}[/]")
 
     def _note_sigterm(self, number: int, frame: FrameType | None) -> None:
         self._sigterm = True

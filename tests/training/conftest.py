@@ -113,6 +113,14 @@ class Runs:
         for name, tensor in first.items():
             assert torch.equal(tensor, second[name]), name
 
+    def assert_close(self, rows: list[dict[str, float]], expected: list[dict[str, float]]) -> None:
+        """What metrics of the same steps must agree to on another number of processes."""
+        assert len(rows) == len(expected)
+        for row, other in zip(rows, expected, strict=True):
+            for name in ("loss", "mse", "smooth_lddt", "distogram", "n_cycles"):
+                assert row[name] == pytest.approx(other[name], rel=1e-5), f"step {row['step']}: {name}"
+            assert row["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-4)
+
     def metrics(self, name: str) -> list[dict[str, float]]:
         """Rows of metrics.csv without the times of each step."""
         path = self.root / name / "metrics.csv"

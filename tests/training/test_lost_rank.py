@@ -14,8 +14,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(("number", "seconds"), [(signal.SIGKILL, 15), (signal.SIGSTOP, 60)])
-def test_the_other_rank_ends_with_a_message(runs, number, seconds):
-    """Started as srun starts tasks: no agent kills the survivor. The time-out is 15 s."""
+def test_the_other_rank_ends_with_a_message(runs, uninterrupted, number, seconds):
+    """Started as srun starts tasks: no agent kills the survivor. The time-out is 15 s. Then one resumes."""
     name = f"lost_{number.name}"
     settings = ("trainer.devices=2", "trainer.timeout_minutes=0.25", "trainer.sharding=fsdp")
     with socket.socket() as free:
@@ -34,7 +34,7 @@ def test_the_other_rank_ends_with_a_message(runs, number, seconds):
         for rank in range(2)
     ]
     try:
-        runs.wait_for_step(ranks[0], name, 2)
+        runs.wait_for_step(ranks[0], name, 4)
         os.killpg(ranks[1].pid, number)
         killed = time.monotonic()
         output = ranks[0].communicate(timeout=seconds)[0]
@@ -47,3 +47,6 @@ def test_the_other_rank_ends_with_a_message(runs, number, seconds):
             if rank.poll() is None:
                 os.killpg(rank.pid, signal.SIGKILL)
             rank.communicate()
+    if number == signal.SIGKILL:
+        runs.here(name, "trainer.max_steps=8")
+        runs.assert_close(runs.metrics(name), runs.metrics(uninterrupted))
