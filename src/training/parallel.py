@@ -238,6 +238,9 @@ def _read_in_float32(block: nn.Module) -> set[nn.Parameter]:
     return {*block.parameters()} - linear
 
 
+_LOST = ("gloo", "Application timeout", "NCCL")  # backends raise plain RuntimeErrors, too
+
+
 class LostRankError(RuntimeError):
     """Another rank died, or did not come to a collective in time."""
 
@@ -248,7 +251,7 @@ def lost_ranks_named(timeout_minutes: float) -> Generator[None, None, None]:
     try:
         yield
     except RuntimeError as error:
-        is_lost = isinstance(error, dist.DistError) or "gloo" in str(error)
+        is_lost = isinstance(error, dist.DistError) or any(sign in str(error) for sign in _LOST)
         if not (dist.is_initialized() and is_lost):
             raise
         raise LostRankError(
