@@ -56,6 +56,11 @@ class ModelConfig:
     trunk_dtype: Precision = Precision.bfloat16
     diffusion_dtype: Precision = Precision.bfloat16
 
+    @property
+    def products_dtype(self) -> torch.dtype:
+        """The dtype that holds every block's products."""
+        return torch.promote_types(self.trunk_dtype.dtype, self.diffusion_dtype.dtype)
+
 
 Noising = Callable[[Tensor | None], NoisedSamples | None]
 """From the mini-rollout's structure [B, A, 3], or None without one, to what is denoised, or None for nothing:

@@ -25,6 +25,7 @@ from foldwright.data.datasets import (
     shares,
     without_doubtful,
 )
+from foldwright.data.external import open_store
 from foldwright.data.features import MsaConfig, alignment_columns, build_example
 from foldwright.data.records import Entry
 from foldwright.data.sampler import Draw, ExampleSampler, SampleRequest, choose_dataset
@@ -85,7 +86,7 @@ class StoreDataset(Dataset[Batch]):
         self.seed = seed
         datasets = named_datasets(config)
         shares(datasets, {})
-        stores = {dataset.root: Store(dataset.root) for dataset in datasets.values()}
+        stores = {dataset.root: open_store(dataset.root) for dataset in datasets.values()}
         self.parts = {
             name: _open_part(name, dataset, stores[dataset.root], config.allow_overlap, seed)
             for name, dataset in datasets.items()

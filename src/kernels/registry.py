@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from importlib import import_module
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from typing import Any
 
@@ -113,6 +114,8 @@ def _load_implementations() -> None:
         ]
     for name in names:
         import_module(f"foldwright.kernels.{name}")
+    for point in entry_points(group="foldwright.kernels"):  # modules of other packages, which register, too
+        point.load()
 
 
 def _resolve(op: str, wanted: str, device: torch.device) -> tuple[Implementation, list[str]]:

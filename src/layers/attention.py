@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from foldwright.kernels import Ops
-from foldwright.kernels.reference import MASKED
+from foldwright.kernels.reference import MASKED, linear
 from foldwright.layers.linear import Linear, initialise
 from foldwright.layers.norm import AdaLN, LayerNorm
+from foldwright.layers.tensor_parallel import WHOLE
 
 
 def mask_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
@@ -57,7 +58,7 @@ class AttentionPairBias(nn.Module):
 
     def __init__(self, channels: int, heads: int, ops: Ops) -> None:
         super().__init__()
-        self.ops, self.heads = ops, heads
+        self.ops, self.heads, self.split = ops, heads, WHOLE
         self.norm = LayerNorm(channels, ops)
         self.query = Linear(channels, channels, bias=True)
         self.key_value = Linear(channels, 2 * channels)
@@ -66,10 +67,10 @@ class AttentionPairBias(nn.Module):
 
     def forward(self, a: Tensor, bias: Tensor) -> Tensor:
         """bias [B, H, N, N] from PairBias, the key mask folded in."""
-        a = self.norm(a)
-        q = self.query(a).unflatten(-1, (self.heads, -1))
-        k, v = self.key_value(a).unflatten(-1, (2, self.heads, -1)).unbind(-3)
-        return self.out(self.ops.attention_pair_bias(q, k, v, bias, self.gate(a)))
+        return attend(self, self.norm(a), bias)
+
+    def divided(self) -> dict[str, int]:
+        return {"heads": self.heads}
 
 
 class ConditionedAttentionPairBias(nn.Module):
@@ -80,7 +81,7 @@ class ConditionedAttentionPairBias(nn.Module):
 
     def __init__(self, c_a: int, c_s: int, heads: int, ops: Ops) -> None:
         super().__init__()
-        self.ops, self.heads = ops, heads
+        self.ops, self.heads, self.split = ops, heads, WHOLE
         self.adaln = AdaLN(c_a, c_s, ops)
         self.query = Linear(c_a, c_a, bias=True)
         self.key_value = Linear(c_a, 2 * c_a)
@@ -89,8 +90,20 @@ class ConditionedAttentionPairBias(nn.Module):
         self.out_gate = Linear(c_s, c_a, bias=True, init="adaln_zero_gate")
 
     def forward(self, a: Tensor, s: Tensor, bias: Tensor) -> Tensor:
-        x = self.adaln(a, s)
-        q = self.query(x).unflatten(-1, (self.heads, -1))
-        k, v = self.key_value(x).unflatten(-1, (2, self.heads, -1)).unbind(-3)
-        out = self.ops.attention_pair_bias(q, k, v, bias, self.gate(x))
-        return self.ops.gated_residual(a, self.out(out), self.out_gate(s))
+        return self.ops.gated_residual(a, attend(self, self.adaln(a, s), bias), self.out_gate(s))
+
+    def divided(self) -> dict[str, int]:
+        return {"heads": self.heads}
+
+
+def attend(layer: AttentionPairBias | ConditionedAttentionPairBias, x: Tensor, bias: Tensor) -> Tensor:
+    """The projections and the core of Algorithm 24 on normalised x [B, D, N, c]; bias [B, H, N, N]."""
+    split, heads = layer.split, layer.heads // layer.split.size
+    x = split.enter(x)
+    assert layer.query.bias is not None
+    q = linear(x, split.rows(layer.query.weight), split.rows(layer.query.bias))
+    k, v = linear(x, split.rows(layer.key_value.weight, pieces=2)).unflatten(-1, (2, heads, -1)).unbind(-3)
+    gate = linear(x, split.rows(layer.gate.weight))
+    q = q.unflatten(-1, (heads, -1))
+    out = layer.ops.attention_pair_bias(q, k, v, split.own(bias, dim=1), gate)
+    return split.leave(linear(out, split.columns(layer.out.weight)))

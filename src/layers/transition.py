@@ -6,8 +6,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from foldwright.kernels import Ops
+from foldwright.kernels.reference import linear
 from foldwright.layers.linear import Linear
 from foldwright.layers.norm import AdaLN, LayerNorm
+from foldwright.layers.tensor_parallel import WHOLE
 
 
 class Transition(nn.Module):
@@ -15,15 +17,25 @@ class Transition(nn.Module):
 
     def __init__(self, channels: int, expansion: int, ops: Ops) -> None:
         super().__init__()
-        self.ops = ops
+        self.ops, self.split = ops, WHOLE
         self.norm = LayerNorm(channels, ops)
         self.linear_in = Linear(channels, 2 * expansion * channels, init="relu")
         self.linear_out = Linear(expansion * channels, channels, init="zero")
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.ops.transition(
-            x, self.norm.weight, self.norm.bias, self.linear_in.weight, self.linear_out.weight
+        split = self.split
+        assert self.norm.bias is not None
+        update = self.ops.transition(
+            split.enter(x),
+            split.weight(self.norm.weight),
+            split.weight(self.norm.bias),
+            split.rows(self.linear_in.weight, pieces=2),
+            split.columns(self.linear_out.weight),
         )
+        return split.leave(update)
+
+    def divided(self) -> dict[str, int]:
+        return {"hidden channels": self.linear_out.weight.shape[1]}
 
 
 class ConditionedTransition(nn.Module):
@@ -31,12 +43,17 @@ class ConditionedTransition(nn.Module):
 
     def __init__(self, c_a: int, c_s: int, expansion: int, ops: Ops) -> None:
         super().__init__()
-        self.ops = ops
+        self.ops, self.split = ops, WHOLE
         self.adaln = AdaLN(c_a, c_s, ops)
         self.linear_in = Linear(c_a, 2 * expansion * c_a, init="relu")
         self.linear_out = Linear(expansion * c_a, c_a)
         self.gate = Linear(c_s, c_a, bias=True, init="adaln_zero_gate")
 
     def forward(self, a: Tensor, s: Tensor) -> Tensor:
-        update = self.linear_out(self.ops.swiglu(self.linear_in(self.adaln(a, s))))
+        x = self.split.enter(self.adaln(a, s))
+        hidden = self.ops.swiglu(linear(x, self.split.rows(self.linear_in.weight, pieces=2)))
+        update = self.split.leave(linear(hidden, self.split.columns(self.linear_out.weight)))
         return self.ops.gated_residual(a, update, self.gate(s))
+
+    def divided(self) -> dict[str, int]:
+        return {"hidden channels": self.linear_out.weight.shape[1]}

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from foldwright.losses.diffusion import (
     supervised_atoms,
 )
 from foldwright.losses.distogram import distogram_loss
+from foldwright.losses.external import external_loss
 from foldwright.losses.noise_levels import sums_by_noise_level
 
 
@@ -37,9 +38,14 @@ class LossConfig:
     confidence: float = 1e-4  # of pLDDT, PDE, resolved and, times `pae`, the aligned error
     pae: float = 0.0  # α_pae: 1 in the confidence stage
     smooth_lddt_chunk: int = 4
+    external: dict[str, float] = field(default_factory=dict)  # weights of other packages' terms, by name
 
     def check(self) -> None:
-        """ValueError where the distogram would be trained without the structure: they go together."""
+        """ValueError for an unknown external term, and where the distogram would be trained without the
+        structure: they go together.
+        """
+        for name in self.external:
+            external_loss(name)
         if self.distogram and not self.diffusion:
             raise ValueError(
                 f"losses.distogram: got {self.distogram} with losses.diffusion=0, expected both or neither "

@@ -20,15 +20,14 @@ from foldwright.data.affinity_store import PocketCache, pocket_bytes
 from foldwright.data.store import Store
 from foldwright.kernels import select
 from foldwright.model import AlphaFold3
-from foldwright.training import checkpoint
 from foldwright.training.affinity_data import open_table
 from foldwright.training.affinity_objective import open_cache
 from foldwright.training.checkpoint import CheckpointError
 from foldwright.training.config import ConfigError, TrainConfig, compose_config
 from foldwright.training.datamodule import open_dataset
-from foldwright.training.hand_off import Weights, find_parent
 from foldwright.training.parallel import resolve
 from foldwright.training.pockets import make_pocket
+from foldwright.training.weights import digest, load_network, locate
 
 
 def main(overrides: Sequence[str] | None = None) -> int:
@@ -54,10 +53,10 @@ def make_pockets(config: TrainConfig, console: Console) -> int:
             "init_from.path: got nothing, expected the run whose weights predict the poses; add "
             "init_from.path=RUN"
         )
-    parent = find_parent(Path(config.init_from.path))
+    parent = locate(Path(config.init_from.path), "init_from.path")
     store = open_dataset(config.data, config.seed).store
     names = [name for name in open_table(store.path, config.affinity.table)["complex"].to_pylist() if name]
-    cache = open_cache(config, checkpoint.digest(parent))
+    cache = open_cache(config, digest(parent))
     missing = cache.missing(dict.fromkeys(names))
     n_tokens, n_made = config.affinity.pose.pocket.tokens, len(dict.fromkeys(names)) - len(missing)
     each = pocket_bytes(n_tokens, config.model.widths.pair)
@@ -67,28 +66,10 @@ def make_pockets(config: TrainConfig, console: Console) -> int:
         highlight=False,
     )
     device = torch.device(resolve(config.trainer).device_type)
-    network = load_network(config, parent, device)
-    return _make(network, store, missing, config, cache, device, console)
-
-
-def load_network(config: TrainConfig, parent: Path, device: torch.device) -> AlphaFold3:
-    """The parent's network without affinity head, with the weights that `init_from.weights` names.
-
-    Raises CheckpointError where the parent holds another model.
-    """
     settings = replace(config.model, affinity=replace(config.model.affinity, enabled=False))
-    with torch.random.fork_rng(devices=[]):
-        network = AlphaFold3(settings, select(config.kernels, device))
-    prefix = "average." if config.init_from.weights is Weights.ema else "network."
-    shapes = checkpoint.stored_shapes(parent)
-    wanted = {prefix + name: tensor for name, tensor in network.state_dict().items()}
-    if wrong := [name for name, tensor in wanted.items() if shapes.get(name) != tuple(tensor.shape)]:
-        raise CheckpointError(
-            f"init_from.path: {parent} holds another model: {', '.join(wrong[:5])} are missing or of another "
-            "shape; give the parent's model settings"
-        )
-    checkpoint.read(parent, wanted)
-    return network.to(device).eval().requires_grad_(False)
+    ops = select(config.kernels, device)
+    network = load_network(parent, config.init_from.weights, settings, ops).to(device)
+    return _make(network, store, missing, config, cache, device, console)
 
 
 def _make(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import signal
 import time
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,10 +17,12 @@ from typing import Any
 import lightning as L
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from foldwright.data.dataset import StoreDataset
 from foldwright.training import checkpoint, hand_off, summary
+from foldwright.training.checkpoint_writer import CheckpointWriter
 from foldwright.training.config import TrainConfig, to_plain
 from foldwright.training.curriculum import Curriculum
 from foldwright.training.figures import model_flops, peak_flops
@@ -32,16 +35,18 @@ from foldwright.training.prediction import predict
 class Checkpointer(L.Callback):
     """Resumes from the run's newest sound checkpoint; saves every so many steps, at the end, on SIGTERM.
 
-    SIGTERM takes effect at the end of the running step, on all ranks at once: save, then leave the loop.
+    SIGTERM takes effect at the end of the running step, on all ranks at once: save, then leave the loop. No
+    process ends before its checkpoint is written.
     """
 
     def __init__(
         self, root: Path, config: TrainConfig, console: Console, parent: HandOff | None = None
     ) -> None:
         self.root, self.config, self.console, self.parent = root, config, console, parent
+        timeout = timedelta(minutes=config.trainer.timeout_minutes)
+        self.writer = CheckpointWriter(root, config.checkpoint, timeout)
         self.resumed_step = 0
         self.interrupted = False
-        self.latest: Path | None = None
         self.best_step: int | None = None  # said by the validation
         self._saved_step = -1
         self._sigterm = False
@@ -69,7 +74,7 @@ class Checkpointer(L.Callback):
         record = checkpoint.load(directory, self._tensors(trainer, pl_module))
         pl_module.skipped_steps = record.skipped_steps
         self.resumed_step = self._saved_step = record.step
-        self.latest = directory
+        self.writer.latest = directory
         trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = (
             record.step
         )
@@ -83,6 +88,7 @@ class Checkpointer(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, StructureTraining)
+        self.writer.check()
         step = trainer.global_step
         if step == self._saved_step or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
@@ -91,13 +97,24 @@ class Checkpointer(L.Callback):
         if self.interrupted or is_due or step == self.best_step:
             self._save(trainer, pl_module)
         if self.interrupted:
+            self.writer.finish()
             self.console.print(
-                f"[bold]SIGTERM:[/] saved step {step:,} to {self.latest}; the same command resumes"
+                f"[bold]SIGTERM:[/] saved step {step:,} to {self.writer.latest}; the same command resumes"
             )
             trainer.should_stop = True
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.writer.finish()
         signal.signal(signal.SIGTERM, self._previous_handler)
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """What is on its way is still written, where the other ranks are alive to do their part."""
+        try:
+            self.writer.finish()
+        except RuntimeError as error:
+            self.console.print(f"[red]{escape(str(error))}[/]")
 
     def _note_sigterm(self, number: int, frame: FrameType | None) -> None:
         self._sigterm = True
@@ -113,9 +130,7 @@ class Checkpointer(L.Callback):
             skipped_steps=module.skipped_steps,
             world_size=trainer.world_size,
         )
-        tensors = self._tensors(trainer, module)
-        keep_last = self.config.checkpoint.keep_last
-        self.latest = checkpoint.save(self.root, tensors, record, keep_last, self.best_step)
+        self.writer.write(self._tensors(trainer, module), record, self.best_step)
         self._saved_step = trainer.global_step
 
 
@@ -289,5 +304,5 @@ class Summary(L.Callback):
             rows = MetricsFile(self.run_dir / "metrics.csv").rows()
             summary.write(prediction, rows, self.run_dir)
             self.checkpointer.console.rule("done", align="left")
-            for line in summary.lines(prediction, rows, self.run_dir, self.checkpointer.latest):
+            for line in summary.lines(prediction, rows, self.run_dir, self.checkpointer.writer.latest):
                 self.checkpointer.console.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
@@ -42,11 +43,13 @@ class CheckpointError(ValueError):
 class CheckpointConfig:
     """Save every so many steps (and at the end, and on SIGTERM); keep the newest `keep_last`.
 
-    The best by validation is saved and kept as well; `checkpoints/best` leads to it.
+    The best by validation is saved and kept as well; `checkpoints/best` leads to it. `asynchronous`: train on
+    while a copy is written (`checkpoint_writer`).
     """
 
     every_steps: int = 500
     keep_last: int = 3
+    asynchronous: bool = True
 
 
 @dataclass
@@ -82,11 +85,16 @@ def state_tensors(
 
 
 def save(
-    root: Path, tensors: dict[str, Tensor], record: Record, keep_last: int, best_step: int | None = None
+    root: Path,
+    tensors: dict[str, Tensor],
+    record: Record,
+    keep_last: int,
+    best_step: int | None = None,
+    group: dist.ProcessGroup | None = None,
 ) -> Path:
     """Write a checkpoint of `record.step` under `root`; drop all but the newest `keep_last` and the best.
 
-    Collective. The link `best` leads to the checkpoint of `best_step`.
+    Collective over `group`, all ranks. The link `best` leads to the checkpoint of `best_step`.
     """
     final = root / step_name(record.step)
     partial = final.with_name(final.name + PARTIAL)
@@ -94,11 +102,11 @@ def save(
         for stale in root.glob(f"*{PARTIAL}"):
             shutil.rmtree(stale)
         partial.mkdir(parents=True)
-    barrier()
+    barrier(group)
     writer = dcp.FileSystemWriter(partial, sync_files=True)
-    dcp.save(dict(tensors), storage_writer=writer, no_dist=not is_distributed())
+    dcp.save(dict(tensors), storage_writer=writer, process_group=group, no_dist=not is_distributed())
     own = [path for path in sorted(partial.iterdir()) if _is_written_by(path, rank())]
-    sums = gather({path.name: [path.stat().st_size, _crc32(path)] for path in own})
+    sums = gather({path.name: [path.stat().st_size, _crc32(path)] for path in own}, group)
     if rank() == 0:
         record.files = {name: entry for part in sums for name, entry in part.items()}
         record.version, record.commit = code_version()
@@ -109,7 +117,7 @@ def save(
         _sync_directory(root)
         _link_best(root, best_step)
         _prune(root, keep_last)
-    barrier()
+    barrier(group)
     return final
 
 
@@ -119,7 +127,7 @@ def load(directory: Path, tensors: dict[str, Tensor]) -> Record:
     Raises CheckpointError naming the first missing, unexpected and mis-shaped tensors, before any is written.
     """
     wanted = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    _check_same(directory, stored_shapes(directory), wanted)
+    check_same(directory, stored_shapes(directory), wanted)
     read(directory, tensors)
     return read_record(directory)
 
@@ -208,9 +216,10 @@ def _newest(root: Path) -> tuple[Path | None, list[str]]:
     return None, passed_over
 
 
-def _check_same(
+def check_same(
     directory: Path, stored: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]
 ) -> None:
+    """CheckpointError naming the first tensors in which two sets of shapes differ."""
     differences = {
         "missing in the checkpoint": sorted(wanted.keys() - stored.keys()),
         "unexpected in the checkpoint": sorted(stored.keys() - wanted.keys()),

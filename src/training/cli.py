@@ -9,6 +9,7 @@ message and exit code 1, without a traceback.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -45,7 +46,14 @@ from foldwright.training.curriculum import Curriculum
 from foldwright.training.datamodule import end_workers
 from foldwright.training.module import StructureTraining
 from foldwright.training.objective import structure_objective
-from foldwright.training.parallel import Layout, build_strategy, launched_rank, resolve
+from foldwright.training.parallel import (
+    Layout,
+    LostRankError,
+    build_strategy,
+    launched_rank,
+    lost_ranks_named,
+    resolve,
+)
 from foldwright.training.pipeline import run_pipeline
 from foldwright.training.profiling import Profiler
 from foldwright.training.run_directory import claim, wandb_id
@@ -73,6 +81,9 @@ def _run(composed: DictConfig) -> None:
         train(build(composed))
     except (ConfigError, CheckpointError) as error:
         _refuse(error)
+    except LostRankError as error:  # the process group cannot be taken down in order any more
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        os._exit(1)
 
 
 def _refuse(error: Exception) -> None:
@@ -123,7 +134,7 @@ def train(config: TrainConfig) -> None:
         accelerator="gpu" if layout.device_type == "cuda" else "cpu",
         devices=layout.devices,
         num_nodes=layout.num_nodes,
-        strategy=build_strategy(layout),
+        strategy=build_strategy(layout, config.trainer.timeout_minutes),
         max_steps=max_steps,
         max_epochs=-1,
         accumulate_grad_batches=accumulate,
@@ -136,7 +147,8 @@ def train(config: TrainConfig) -> None:
         default_root_dir=run_dir,
     )
     try:
-        trainer.fit(StructureTraining(config, ops, objective.losses, objective.captures), objective.data)
+        with lost_ranks_named(config.trainer.timeout_minutes):
+            trainer.fit(StructureTraining(config, ops, objective.losses, objective.captures), objective.data)
     finally:
         end_workers()
 
@@ -155,7 +167,7 @@ def _announce(config: TrainConfig, layout: Layout, validation: str, run_dir: Pat
     threads = "" if layout.device_type == "cuda" else f", {torch.get_num_threads()} threads"
     console.rule(f"[bold]foldwright  stage={config.stage}")
     pairs = {
-        "device": f"{layout.world_size} x {device} ({layout.sharding.value}{threads})",
+        "device": f"{layout.world_size} x {device} ({layout.describe()}{threads})",
         "data": ", ".join(f"{name}: {data.root}" for name, data in named_datasets(config.data).items()),
         "validation": validation,
         "mini-rollout": _describe_rollout(config),

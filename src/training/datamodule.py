@@ -22,11 +22,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from foldwright.batch import Batch, Packed, collate, pack
 from foldwright.data.dataset import DataConfig, StoreDataset, buckets, named_datasets
+from foldwright.data.external import PREFIX
 from foldwright.data.sample import affinity_store_path, store_path
 from foldwright.data.sampler import StepBatchSampler, choose_dataset
 from foldwright.data.staging import stage
 from foldwright.training.config import TrainConfig
 from foldwright.training.curriculum import Curriculum
+from foldwright.training.parallel import data_position
 
 # as root: portable, where a path would differ from machine to machine
 BUILT_IN = {"built-in sample": store_path, "built-in affinity sample": affinity_store_path}
@@ -40,7 +42,10 @@ def open_dataset(config: DataConfig, seed: int, stage_to: str = "") -> StoreData
     named = named_datasets(config)
     paths = {dataset.root: _path(dataset.root) for dataset in named.values()}
     if stage_to:
-        paths = {root: str(stage(path, stage_to)) for root, path in paths.items()}
+        paths = {
+            root: path if path.startswith(PREFIX) else str(stage(path, stage_to))
+            for root, path in paths.items()
+        }
     datasets = {name: replace(dataset, root=paths[dataset.root]) for name, dataset in named.items()}
     return StoreDataset(replace(config, datasets=datasets), seed)
 
@@ -93,11 +98,12 @@ class StoreData(L.LightningDataModule):
     def train_dataloader(self) -> WatchedLoader:
         """Asked for by Lightning after the checkpoint's step has been set."""
         assert self.trainer is not None
+        number, numbers = data_position(self.config.trainer.tensor_parallel)
         sampler = StepBatchSampler(
             start_step=self.trainer.global_step,
             global_batch=self.config.global_batch,
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
+            rank=number,
+            world_size=numbers,
             accumulate=self.trainer.accumulate_grad_batches,
             seed=self.config.seed,
             max_cycles=self.config.max_cycles,

@@ -3,7 +3,8 @@
 
 Replicated weights have theirs in one flat buffer, so that each of these is one operation. Parameters keep
 their `.grad`, a view of the buffer: a captured backward pass always adds to the same memory, and replicas
-meet once a step, in one all-reduce, whatever their batches were. Sharded weights have FSDP2's.
+meet once a step, in one all-reduce, whatever their batches were. Sharded weights have FSDP2's; what it leaves
+whole on every rank has a buffer like replicated weights.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from foldwright.training.ema import local_tensor
 from foldwright.training.parallel import is_distributed
 
 
@@ -61,8 +63,12 @@ class FlatGradients:
 
     def clip(self, max_norm: float) -> Tensor:
         norm = torch.linalg.vector_norm(self.flat)
-        self.flat *= (max_norm / (norm + 1e-6)).clamp(max=1.0)
+        self.scale(max_norm, norm)
         return norm
+
+    def scale(self, max_norm: float, norm: Tensor) -> None:
+        """Clip to a norm that was measured already."""
+        self.flat *= _factor(max_norm, norm)
 
     def withhold(self) -> None:
         for parameter in self.parameters:
@@ -70,21 +76,41 @@ class FlatGradients:
 
 
 class ShardedGradients:
-    """Each parameter's own, which FSDP2 averages as it shards them."""
+    """FSDP2's, averaged as it shards them, and in one buffer those of the few weights that stay whole."""
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
-        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        self.sharded = [parameter for parameter in trained if isinstance(parameter, DTensor)]
+        whole = [parameter for parameter in trained if not isinstance(parameter, DTensor)]
+        self.whole = FlatGradients(whole) if whole else None
 
     def zero(self) -> None:
-        self.withhold()
+        for parameter in self.sharded:
+            parameter.grad = None
+        if self.whole is not None:
+            self.whole.zero()
 
     def average_over_ranks(self) -> None:
-        pass
+        if self.whole is not None:
+            self.whole.average_over_ranks()
 
     def clip(self, max_norm: float) -> Tensor:
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, max_norm)
-        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+        gradients = [parameter.grad for parameter in self.sharded if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        if self.whole is not None:
+            norm = torch.hypot(norm.to(self.whole.flat), torch.linalg.vector_norm(self.whole.flat))
+            self.whole.scale(max_norm, norm)
+        if gradients:
+            torch._foreach_mul_([local_tensor(gradient) for gradient in gradients], _factor(max_norm, norm))
+        return norm
 
     def withhold(self) -> None:
-        for parameter in self.parameters:
+        for parameter in self.sharded:
             parameter.grad = None
+        if self.whole is not None:
+            self.whole.withhold()
+
+
+def _factor(max_norm: float, norm: Tensor) -> Tensor:
+    return (max_norm / (norm + 1e-6)).clamp(max=1.0)

@@ -19,20 +19,14 @@ import torch
 from rich.table import Table
 from torch import nn
 
-from foldwright.training import checkpoint
-from foldwright.training.checkpoint import RECORD, CheckpointError, difference_lines
+from foldwright.training import weights as weights_source
+from foldwright.training.checkpoint import CheckpointError, difference_lines
 from foldwright.training.ema import local_tensor
+from foldwright.training.weights import Weights
 
 HAND_OFF_FILE = "hand_off.json"
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 _NAMES_SHOWN = 5
-
-
-class Weights(Enum):
-    """Which weights the new network starts from; its average always starts from the parent's average."""
-
-    ema = "ema"
-    raw = "raw"
 
 
 class OptimizerState(Enum):
@@ -44,7 +38,9 @@ class OptimizerState(Enum):
 
 @dataclass
 class InitFromConfig:
-    """`path`: a run directory (its newest sound checkpoint) or a checkpoint; `stage`: the parent's.
+    """`path`: a run directory (its newest sound checkpoint), a checkpoint, or a file exported from one;
+    `weights`: which the network starts from (the average starts from the average, where the parent holds it);
+    `stage`: the parent's.
 
     `new`: names or patterns of modules that the parent need not have. SI is silent on the optimiser between
     stages; keeping it is the recommended reading (spec 7.1).
@@ -68,6 +64,7 @@ class HandOff:
     optimizer: OptimizerState
     loaded: tuple[str, ...]
     new: tuple[str, ...]
+    averaged: bool = True  # whether the parent holds an average; else that starts from the weights
 
 
 def matching(patterns: Iterable[str], names: Sequence[str], key: str) -> set[str]:
@@ -109,24 +106,25 @@ def plan(config: InitFromConfig, network: nn.Module, stage: str) -> HandOff | No
                 "init_from.path=RUN, its run directory or checkpoint, or init_from.stage=null to start afresh"
             )
         return None
-    parent = find_parent(Path(config.path))
-    record = checkpoint.read_record(parent)
+    parent = weights_source.locate(Path(config.path), "init_from.path")
+    record = weights_source.read_record(parent)
     parent_stage = str(record.config.get("stage"))
     if config.stage is not None and parent_stage != config.stage:
         raise CheckpointError(
             f"init_from.path: {parent} is of stage {parent_stage!r}, expected {config.stage!r}; name a "
             f"run of that stage, or allow this one with init_from.stage={parent_stage}"
         )
-    stored = checkpoint.stored_shapes(parent)
-    source = _source(config.weights)
-    available = {n.removeprefix(source): shape for n, shape in stored.items() if n.startswith(source)}
+    stored = weights_source.stored_shapes(parent)
+    weights_source.require(parent, config.weights, stored)
+    available = _of(config.weights, stored)
     _check(parent, available, shapes, declared)
     loaded = tuple(name for name in shapes if name in available)
     new = tuple(name for name in shapes if name not in available)
     if config.optimizer is OptimizerState.keep:
         trained = [n for n, p in network.named_parameters() if p.requires_grad and n in available]
         _check_moments(parent, stored, trained)
-    return HandOff(parent, parent_stage, record.step, config.weights, config.optimizer, loaded, new)
+    averaged = bool(_of(Weights.ema, stored))
+    return HandOff(parent, parent_stage, record.step, config.weights, config.optimizer, loaded, new, averaged)
 
 
 def parent_digest(hand_off: HandOff | None, run_dir: Path) -> str:
@@ -134,28 +132,9 @@ def parent_digest(hand_off: HandOff | None, run_dir: Path) -> str:
     "" without a parent.
     """
     if hand_off is not None:
-        return checkpoint.digest(hand_off.parent)
+        return weights_source.digest(hand_off.parent)
     kept = run_dir / HAND_OFF_FILE
     return (json.loads(kept.read_text()).get("parent_digest") or "") if kept.is_file() else ""
-
-
-def find_parent(path: Path, setting: str = "init_from.path") -> Path:
-    """The checkpoint that a path to a run or checkpoint means; CheckpointError if there is no sound one.
-
-    `setting` is what the path was given as.
-    """
-    if (path / RECORD).is_file():
-        reason = checkpoint.fault(path)
-        if reason is not None:
-            raise CheckpointError(f"{setting}: {path} cannot be used: {reason}; name another checkpoint")
-        return path.resolve()
-    directory, passed_over = checkpoint.newest(path / "checkpoints")
-    if directory is None:
-        raise CheckpointError(
-            f"{setting}: got {path}, expected a run directory or a checkpoint in one; "
-            + ("; ".join(passed_over) or "there is no checkpoint below it")
-        )
-    return directory.resolve()
 
 
 @torch.no_grad()
@@ -167,11 +146,13 @@ def apply(
     The average of what is new or frozen is the weight itself.
     """
     weights, means = network.state_dict(), average.state_dict()
-    checkpoint.read(hand_off.parent, {_source(hand_off.weights) + n: weights[n] for n in hand_off.loaded})
-    checkpoint.read(hand_off.parent, {_source(Weights.ema) + n: means[n] for n in hand_off.loaded})
+    parent, loaded_names = hand_off.parent, hand_off.loaded
+    weights_source.read(parent, {hand_off.weights.prefix + n: weights[n] for n in loaded_names})
+    if hand_off.averaged:
+        weights_source.read(parent, {Weights.ema.prefix + n: means[n] for n in loaded_names})
     parameters = dict(network.named_parameters())
     frozen = {name for name, parameter in parameters.items() if not parameter.requires_grad}
-    for name in frozen.union(hand_off.new):
+    for name in frozen.union(hand_off.new, () if hand_off.averaged else loaded_names):
         local_tensor(means[name]).copy_(local_tensor(weights[name]))
     if hand_off.optimizer is OptimizerState.keep:
         loaded = set(hand_off.loaded) - frozen
@@ -181,7 +162,7 @@ def apply(
             if name in loaded
             for key, tensor in optimizer.state[parameter].items()
         }
-        checkpoint.read(hand_off.parent, moments)
+        weights_source.read(parent, moments)
 
 
 def table(hand_off: HandOff | None, network: nn.Module) -> Table:
@@ -215,7 +196,7 @@ def write(hand_off: HandOff | None, network: nn.Module, run_dir: Path) -> None:
     loaded = set(hand_off.loaded) if hand_off else set()
     record = {
         "parent": str(hand_off.parent) if hand_off else None,
-        "parent_digest": checkpoint.digest(hand_off.parent) if hand_off else None,
+        "parent_digest": weights_source.digest(hand_off.parent) if hand_off else None,
         "stage": hand_off.parent_stage if hand_off else None,
         "step": hand_off.parent_step if hand_off else None,
         "weights": hand_off.weights.value if hand_off else None,
@@ -228,8 +209,10 @@ def write(hand_off: HandOff | None, network: nn.Module, run_dir: Path) -> None:
     (run_dir / HAND_OFF_FILE).write_text(json.dumps(record, indent=1) + "\n")
 
 
-def _source(weights: Weights) -> str:
-    return "average." if weights is Weights.ema else "network."
+def _of(weights: Weights, stored: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Shapes of the network's tensors among those stored, by the network's names."""
+    prefix = weights.prefix
+    return {name.removeprefix(prefix): shape for name, shape in stored.items() if name.startswith(prefix)}
 
 
 def _module(name: str) -> str:
@@ -267,5 +250,6 @@ def _check_moments(parent: Path, stored: dict[str, tuple[int, ...]], trained: Se
     if missing:
         raise CheckpointError(
             f"init_from.path: {parent} holds no optimiser state of {len(missing)} tensors that are trained "
-            f"now ({', '.join(missing[:_NAMES_SHOWN])}), having frozen them; take init_from.optimizer=reset"
+            f"now ({', '.join(missing[:_NAMES_SHOWN])}), which an exported file never has, and a run not of "
+            "what it froze; take init_from.optimizer=reset"
         )

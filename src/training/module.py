@@ -17,6 +17,7 @@ from torch import Tensor
 
 from foldwright.kernels import Ops
 from foldwright.layers.stack import set_recomputation
+from foldwright.layers.tensor_parallel import Split, split_network
 from foldwright.losses.noise_levels import level_means
 from foldwright.model import AlphaFold3
 from foldwright.training.config import TrainConfig
@@ -27,7 +28,7 @@ from foldwright.training.gradients import FlatGradients, Gradients, ShardedGradi
 from foldwright.training.graphs import Eager, Execution, Graphed
 from foldwright.training.hand_off import freeze
 from foldwright.training.optim import build_adam, learning_rate, set_learning_rate
-from foldwright.training.parallel import mean_over_ranks, shard
+from foldwright.training.parallel import mean_over_ranks, shard, tensor_group
 from foldwright.training.step import Apart
 
 Losses = Callable[[AlphaFold3, Any, PhaseConfig, Apart], dict[str, Tensor]]
@@ -70,9 +71,13 @@ class StructureTraining(L.LightningModule):
         set_recomputation(network, self.config.trainer.recompute, self.config.trainer.recompute_ops)
         freeze(network, self.config.frozen())
         average = averaged_copy(network)
+        if (size := self.config.trainer.tensor_parallel) > 1:
+            split = Split(tensor_group(size))
+            split_network(network, split)
+            split_network(average, split)
         if self.device_mesh is not None:
-            shard(network, self.device_mesh)
-            shard(average, self.device_mesh)
+            shard(network, self.device_mesh, self.config.model.products_dtype)
+            shard(average, self.device_mesh, self.config.model.products_dtype)
         self.network, self.average = network, average
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -83,8 +88,8 @@ class StructureTraining(L.LightningModule):
 
     def on_train_start(self) -> None:
         scale = 1.0 / self.trainer.accumulate_grad_batches
-        may_be = self.captures and self.config.trainer.captures()
-        captured = may_be and self.device.type == "cuda" and self.device_mesh is None
+        whole = self.device_mesh is None and self.config.trainer.tensor_parallel == 1
+        captured = self.captures and self.config.trainer.captures() and self.device.type == "cuda" and whole
         self.execution = Graphed(self._losses, scale) if captured else Eager(self._losses)
 
     def _losses(self, batch: Any, phase: PhaseConfig, apart: Apart) -> dict[str, Tensor]:

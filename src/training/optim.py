@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 
 @dataclass
@@ -51,8 +52,10 @@ def build_adam(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> t
     """
     parameters = [parameter for parameter in parameters if parameter.requires_grad]
     fused = all(parameter.device.type in ("cuda", "cpu") for parameter in parameters)
+    sharded = [parameter for parameter in parameters if isinstance(parameter, DTensor)]
+    whole = [parameter for parameter in parameters if not isinstance(parameter, DTensor)]
     optimizer = torch.optim.Adam(
-        parameters,
+        [{"params": group} for group in (sharded, whole) if group],  # no operation takes both at once
         lr=0.0,  # set before every update
         betas=(config.beta1, config.beta2),
         eps=config.epsilon,

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many devices: the strategies (one device, DDP, FSDP2), sharding, and the few collectives a step needs.
+"""Many devices: strategies (one device, DDP, FSDP2, HSDP), sharding, and the few collectives a step needs.
 
 FSDP2 runs through Lightning's ModelParallelStrategy, whose automatic mesh would mean tensor parallelism: ours
-is data-parallel over all ranks, and leaves gradients unreduced until the last batch of a step.
+shards over all ranks, or within groups of them that replicate each other (HSDP), and leaves gradients
+unreduced until the last batch of a step.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from enum import Enum
 from typing import TypeVar
 
@@ -18,21 +20,30 @@ import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
 from lightning.pytorch.utilities import rank_zero
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 
+from foldwright.layers.linear import Linear
 from foldwright.layers.stack import Recompute, Stack
 
 T = TypeVar("T")
 
 
 class Sharding(Enum):
-    """`auto` is one device where there is one, else DDP."""
+    """`auto` is one device where there is one, else DDP. `fsdp` shards over all devices, `hsdp` within groups
+    of `trainer.shard_size` that replicate each other.
+    """
 
     auto = "auto"
     single = "single"
     ddp = "ddp"
     fsdp = "fsdp"
+    hsdp = "hsdp"
 
 
 class Accelerator(Enum):
@@ -49,12 +60,18 @@ class TrainerConfig:
 
     `batch_per_device` examples go through the network at once; the rest of the global batch is accumulated.
     `max_steps` (default: the end of the last phase) stops early, and a rerun with a larger one goes on.
+    `tensor_parallel` neighbouring devices share the work of each example (`layers.tensor_parallel`), under
+    any `sharding`. `shard_size`: devices that share the weights under `hsdp`; 0 takes those of a node. A rank
+    that waits longer than `timeout_minutes` for the others ends the run.
     """
 
     accelerator: Accelerator = Accelerator.auto
     devices: int = 0
     num_nodes: int = 1
     sharding: Sharding = Sharding.auto
+    shard_size: int = 0
+    tensor_parallel: int = 1
+    timeout_minutes: float = 10.0
     batch_per_device: int = 1
     max_steps: int | None = None
     recompute: Recompute = Recompute.block  # activations that the backward pass computes anew
@@ -68,24 +85,36 @@ class TrainerConfig:
 
 @dataclass(frozen=True)
 class Layout:
-    """Resolved processes: `device_type` cuda or cpu, one process a device."""
+    """Resolved processes: `device_type` cuda or cpu, one process a device.
+
+    Weights are spread over `shard_size` neighbouring ranks, and replicated over the rest. `tensor_parallel`
+    neighbours work on the same examples.
+    """
 
     device_type: str
     devices: int
     num_nodes: int
     sharding: Sharding
+    shard_size: int = 1
+    tensor_parallel: int = 1
 
     @property
     def world_size(self) -> int:
         return self.devices * self.num_nodes
 
+    def describe(self) -> str:
+        """For the banner."""
+        shards = f" of {self.shard_size}" * (self.sharding is Sharding.hsdp)
+        tensors = f", tensors over {self.tensor_parallel}" * (self.tensor_parallel > 1)
+        return self.sharding.value + shards + tensors
+
     def accumulation(self, global_batch: int, batch_per_device: int) -> int:
         """Batches a process runs for one step; ValueError where the global batch does not divide."""
-        at_once = self.world_size * batch_per_device
+        at_once = self.world_size // self.tensor_parallel * batch_per_device
         if global_batch % at_once:
             raise ValueError(
                 f"global_batch: got {global_batch}, expected a multiple of {at_once} "
-                f"({self.world_size} processes x trainer.batch_per_device={batch_per_device}); "
+                f"({at_once // batch_per_device} processes x trainer.batch_per_device={batch_per_device}); "
                 f"take global_batch={-(-global_batch // at_once) * at_once} or other trainer settings"
             )
         return global_batch // at_once
@@ -108,16 +137,55 @@ def resolve(config: TrainerConfig) -> Layout:
         sharding = Sharding.single if world_size == 1 else Sharding.ddp
     if sharding is Sharding.single and world_size > 1:
         raise ValueError(
-            f"trainer.sharding: got single for {world_size} processes; take ddp or fsdp, or trainer.devices=1"
+            f"trainer.sharding: got single for {world_size} processes; take ddp, fsdp or hsdp, or "
+            "trainer.devices=1"
         )
-    return Layout("cuda" if use_gpu else "cpu", devices, config.num_nodes, sharding)
+    shard_size = _shard_size(config.shard_size, sharding, devices, world_size)
+    if config.tensor_parallel < 1 or devices % config.tensor_parallel:
+        raise ValueError(
+            f"trainer.tensor_parallel: got {config.tensor_parallel}, expected a divisor of the {devices} "
+            "devices of a node"
+        )
+    kind = "cuda" if use_gpu else "cpu"
+    return Layout(kind, devices, config.num_nodes, sharding, shard_size, config.tensor_parallel)
+
+
+def _shard_size(wanted: int, sharding: Sharding, devices: int, world_size: int) -> int:
+    if sharding is not Sharding.hsdp:
+        if wanted:
+            raise ValueError(
+                f"trainer.shard_size: got {wanted} with trainer.sharding={sharding.value}; only hsdp reads it"
+            )
+        return world_size if sharding is Sharding.fsdp else 1
+    size = wanted or devices
+    if world_size % size or size == world_size:
+        raise ValueError(
+            f"trainer.shard_size: got {size} for {world_size} processes, expected a divisor below their "
+            "number: hsdp shards within groups of that size and replicates across them; fsdp shards over all"
+        )
+    return size
 
 
 class ShardedDataParallel(ModelParallelStrategy):
-    """FSDP2 over all ranks; the module shards itself in `configure_model`."""
+    """FSDP2; the module shards itself over `device_mesh` in `configure_model`.
 
-    def __init__(self, world_size: int) -> None:
-        super().__init__(data_parallel_size=world_size, tensor_parallel_size=1)
+    The mesh has one axis, all ranks, or two, replicas and the ranks that shard each: fully_shard reads two as
+    HSDP.
+    """
+
+    def __init__(self, layout: Layout, timeout: timedelta) -> None:
+        super().__init__(layout.world_size, tensor_parallel_size=1, timeout=timeout)
+        self.layout = layout
+
+    def setup_environment(self) -> None:
+        """As upstream's, but for the mesh, which is always two axes of data and tensors there."""
+        self._setup_distributed()
+        shards, replicas = self.layout.shard_size, self.layout.world_size // self.layout.shard_size
+        sizes: tuple[int, ...] = (shards,) if replicas == 1 else (replicas, shards)
+        names = ("replicate", "shard")[-len(sizes) :]
+        self._device_mesh = init_device_mesh(self.root_device.type, sizes, mesh_dim_names=names)
+        assert self.lightning_module is not None
+        self.lightning_module._device_mesh = self._device_mesh
 
     @contextmanager
     def block_backward_sync(self) -> Generator[None, None, None]:
@@ -142,27 +210,62 @@ class Replicated(DDPStrategy):
         """No wrapper: weights are the same everywhere, drawn from the seed or read from a checkpoint."""
 
 
-def build_strategy(layout: Layout) -> Strategy:
+def build_strategy(layout: Layout, timeout_minutes: float) -> Strategy:
     """The Lightning strategy of a layout."""
-    if layout.sharding is Sharding.fsdp:
-        return ShardedDataParallel(layout.world_size)
+    timeout = timedelta(minutes=timeout_minutes)
+    if layout.sharding in (Sharding.fsdp, Sharding.hsdp):
+        return ShardedDataParallel(layout, timeout)
     if layout.sharding is Sharding.ddp:
-        return Replicated()
+        return Replicated(timeout=timeout)
     return SingleDeviceStrategy("cuda:0" if layout.device_type == "cuda" else "cpu")
 
 
-def shard(network: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    """Shard a network in place over the mesh's data-parallel axis, each block of its stacks by itself."""
-    data_parallel = mesh["data_parallel"]
-    for module in network.modules():
-        if isinstance(module, Stack):
-            for block in module.blocks:
-                fully_shard(block, mesh=data_parallel)
-    fully_shard(network, mesh=data_parallel)
+def shard(network: nn.Module, mesh: DeviceMesh, gathered: torch.dtype) -> nn.Module:
+    """Shard a network in place over a mesh, each block of its stacks by itself.
+
+    `gathered` is the dtype in which a block's linear layers travel and lie unsharded: that of its products,
+    so nothing is lost that `Linear` would not drop itself. What a block reads in float32 (norms, the factors
+    of PairBias: a thousandth of it) stays whole on every rank, averaged by `ShardedGradients`. Shards, sums
+    of gradients and everything outside blocks are float32.
+    """
+    narrow = MixedPrecisionPolicy(gathered, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    blocks = [block for stack in network.modules() if isinstance(stack, Stack) for block in stack.blocks]
+    for block in blocks:
+        fully_shard(block, mesh=mesh, mp_policy=narrow, ignored_params=_read_in_float32(block))
+    fully_shard(network, mesh=mesh)
     for method in ("sample", "sample_judged", "pose", "predict_affinity"):
         if hasattr(network, method):
             register_fsdp_forward_method(network, method)
     return network
+
+
+def _read_in_float32(block: nn.Module) -> set[nn.Parameter]:
+    linear = {p for module in block.modules() if isinstance(module, Linear) for p in module.parameters()}
+    return {*block.parameters()} - linear
+
+
+_LOST = ("gloo", "Application timeout", "NCCL")  # backends raise plain RuntimeErrors, too
+
+
+class LostRankError(RuntimeError):
+    """Another rank died, or did not come to a collective in time."""
+
+
+@contextmanager
+def lost_ranks_named(timeout_minutes: float) -> Generator[None, None, None]:
+    """Turns what a collective raises for want of another rank into a LostRankError that says what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        is_lost = isinstance(error, dist.DistError) or any(sign in str(error) for sign in _LOST)
+        if not (dist.is_initialized() and is_lost):
+            raise
+        raise LostRankError(
+            f"rank {dist.get_rank()} of {dist.get_world_size()} waited in vain for another one, which died "
+            f"or did nothing for trainer.timeout_minutes={timeout_minutes:g} ({str(error).splitlines()[0]}); "
+            "look for its last words in its own log, then give the same command: the run resumes at its "
+            "newest checkpoint"
+        ) from error
 
 
 def reshard(network: nn.Module) -> None:
@@ -189,9 +292,21 @@ def world_size() -> int:
     return dist.get_world_size() if is_distributed() else 1
 
 
-def barrier() -> None:
+def data_position(tensor_parallel: int) -> tuple[int, int]:
+    """This rank's number among those that work on different examples, and how many they are."""
+    return rank() // tensor_parallel, world_size() // tensor_parallel
+
+
+def tensor_group(size: int) -> dist.ProcessGroup:
+    """The group of `size` neighbouring ranks that this one is in. Collective over all ranks."""
+    starts = range(0, dist.get_world_size(), size)
+    groups = [dist.new_group(list(range(start, start + size))) for start in starts]
+    return groups[rank() // size]
+
+
+def barrier(group: dist.ProcessGroup | None = None) -> None:
     if is_distributed():
-        dist.barrier()
+        dist.barrier(group)
 
 
 def mean_over_ranks(values: Tensor) -> Tensor:
@@ -221,10 +336,10 @@ def from_first_rank(value: T) -> T:
     return box[0]
 
 
-def gather(value: T) -> list[T]:
-    """Every rank's value, in order of rank."""
+def gather(value: T, group: dist.ProcessGroup | None = None) -> list[T]:
+    """Every rank's value, in order of rank; `group` is another one of all ranks than the default."""
     if not is_distributed():
         return [value]
     boxes: list[T] = [value] * dist.get_world_size()
-    dist.all_gather_object(boxes, value)
+    dist.all_gather_object(boxes, value, group)
     return boxes

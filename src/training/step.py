@@ -14,7 +14,7 @@ from foldwright.batch import Batch
 from foldwright.diffusion.noise import NoiseConfig, NoisedSamples, noise_samples
 from foldwright.diffusion.sampler import SamplerConfig
 from foldwright.kernels import Ops
-from foldwright.losses import LossConfig, confidence_loss, structure_loss
+from foldwright.losses import LossConfig, confidence_loss, external_loss, structure_loss
 from foldwright.permutation import Labels, permuted_labels
 from foldwright.randomness import key
 
@@ -76,5 +76,8 @@ def step_losses(
         parts.append(structure_loss(output.x_denoised, output.distogram_logits, noised, truth, losses, ops))
     if output.confidence is not None:
         parts.append(confidence_loss(output.confidence, output.x_rollout, truth, losses))
+    for name, weight in losses.external.items():
+        term = external_loss(name)(output, truth, noised)
+        parts.append({"loss": weight * term, name: term})
     loss = torch.stack([part.pop("loss") for part in parts]).sum()
     return {"loss": loss, **{name: term for part in parts for name, term in part.items()}}

@@ -27,7 +27,7 @@ from foldwright.training.callbacks import Checkpointer, Meter, MetricsFile
 from foldwright.training.config import TrainConfig
 from foldwright.training.held_out import HeldOut, ValidationConfig
 from foldwright.training.module import StructureTraining
-from foldwright.training.parallel import gather, rank, world_size
+from foldwright.training.parallel import data_position, gather, rank
 from foldwright.training.prediction import Predictor, predict, predict_judged
 
 
@@ -46,16 +46,18 @@ def validate(
     seed: int,
     device: torch.device,
     predictor: Predictor = predict,
+    position: tuple[int, int] = (0, 1),
 ) -> dict[str, float]:
     """Mean LDDT over entries and samples, the same with each entry's best sample, and every entry's mean; the
     same by kind of chain and interface; and AF3's model-selection score of these, of the kinds that the
     entries show, with the share of its weight that they carry.
 
     Beside them the predictor's own figures, averaged over entries. Collective; the same figures on every
-    rank. An entry without a scorable atom is left out.
+    rank. `position`: which share of the entries is this rank's, of how many (`data_position`). An entry
+    without a scorable atom is left out.
     """
     own: dict[str, dict[str, dict[str, float]]] = {}
-    for entry, counts in share(entries, rank(), world_size()):
+    for entry, counts in share(entries, *position):
         prediction = predictor(
             network,
             dataset,
@@ -113,8 +115,8 @@ class StructureValidator:
 
     def __call__(self, network: AlphaFold3, device: torch.device) -> dict[str, float]:
         settings, seed = self.config.validation, self.config.seed
-        scored = self.held_out.scored
-        return validate(network, self.dataset, scored, settings, seed, device, self.predictor)
+        scored, position = self.held_out.scored, data_position(self.config.trainer.tensor_parallel)
+        return validate(network, self.dataset, scored, settings, seed, device, self.predictor, position)
 
     def line(self, figures: dict[str, float]) -> str:
         return (

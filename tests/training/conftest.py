@@ -40,7 +40,12 @@ SMALL = [
 class Runs:
     """Starts runs under one output directory and reads what they left."""
 
-    TWO = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    @staticmethod
+    def launcher(processes: int) -> tuple[str, ...]:
+        torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone")
+        return (*torchrun, f"--nproc-per-node={processes}")
+
+    TWO = launcher(2)
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -69,8 +74,12 @@ class Runs:
         )
 
     def on_two(self, name: str, *extra: str) -> str:
-        """Run on two processes to the end; what it printed."""
-        process = self.start(name, "trainer.devices=2", *extra, launcher=self.TWO)
+        return self.on(2, name, *extra)
+
+    def on(self, processes: int, name: str, *extra: str) -> str:
+        """Run on that many processes to the end; what it printed."""
+        devices = f"trainer.devices={processes}"
+        process = self.start(name, devices, *extra, launcher=self.launcher(processes))
         output = process.communicate(timeout=150)[0]
         assert process.returncode == 0, output
         return output
@@ -104,6 +113,14 @@ class Runs:
         for name, tensor in first.items():
             assert torch.equal(tensor, second[name]), name
 
+    def assert_close(self, rows: list[dict[str, float]], expected: list[dict[str, float]]) -> None:
+        """What metrics of the same steps must agree to on another number of processes."""
+        assert len(rows) == len(expected)
+        for row, other in zip(rows, expected, strict=True):
+            for name in ("loss", "mse", "smooth_lddt", "distogram", "n_cycles"):
+                assert row[name] == pytest.approx(other[name], rel=1e-5), f"step {row['step']}: {name}"
+            assert row["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-4)
+
     def metrics(self, name: str) -> list[dict[str, float]]:
         """Rows of metrics.csv without the times of each step; None for a figure that a step does not have."""
         path = self.root / name / "metrics.csv"
@@ -118,7 +135,8 @@ class Runs:
         ]
 
     def checkpoints(self, name: str) -> list[Path]:
-        return sorted((self.root / name / "checkpoints").glob("step-*"))
+        """Those written to their end."""
+        return sorted((self.root / name / "checkpoints").glob("step-????????"))
 
 
 @pytest.fixture(scope="session")

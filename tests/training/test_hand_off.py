@@ -10,8 +10,9 @@ from torch import nn
 from foldwright.training import checkpoint
 from foldwright.training.checkpoint import CheckpointError, Record, state_tensors
 from foldwright.training.ema import averaged_copy
-from foldwright.training.hand_off import InitFromConfig, OptimizerState, Weights, apply, freeze, plan
+from foldwright.training.hand_off import InitFromConfig, OptimizerState, apply, freeze, plan
 from foldwright.training.optim import OptimizerConfig, build_adam
+from foldwright.training.weights import Weights, export
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.distributed is disabled")
 
@@ -75,6 +76,25 @@ def test_what_is_declared_is_what_happens(parent, weights, kept):
 def test_a_checkpoint_is_as_good_as_its_run(parent):
     newest = parent / "checkpoints" / "step-00000007"
     assert plan(config(newest), Net(), "finetune1") == plan(config(parent), Net(), "finetune1")
+
+
+@pytest.mark.parametrize("weights", list(Weights))
+def test_an_exported_file_is_as_good_as_its_run(parent, tmp_path, weights):
+    """With one kind of weights alone, the average starts from what there is."""
+    file = tmp_path / "out.safetensors"
+    export(parent, file, [weights])
+    child = state(seed=2)
+    reset = {"optimizer": OptimizerState.reset}
+    apply(plan(config(file, weights=weights, **reset), child[0], "finetune1"), *child)
+    old, now = state_tensors(*state(seed=1)), state_tensors(*child)
+    for name in child[0].state_dict():
+        for part in ("network.", "average."):
+            assert torch.equal(now[part + name], old[weights.prefix + name])
+    other = Weights.raw if weights is Weights.ema else Weights.ema
+    with pytest.raises(CheckpointError, match=f"holds no {other.value} weights"):
+        plan(config(file, weights=other, **reset), child[0], "finetune1")
+    with pytest.raises(CheckpointError, match=r"no optimiser state.*exported file never has"):
+        plan(config(file, weights=weights), child[0], "finetune1")
 
 
 @pytest.mark.parametrize(

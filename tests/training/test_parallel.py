@@ -5,31 +5,33 @@ import shutil
 import sys
 
 import pytest
+import torch
 
+import foldwright.layers.linear
 from foldwright.training.parallel import Accelerator, Layout, Sharding, TrainerConfig, resolve
 
 
-def assert_close(rows, expected):
-    assert len(rows) == len(expected)
-    for row, other in zip(rows, expected, strict=True):
-        for name in ("loss", "mse", "smooth_lddt", "distogram", "n_cycles"):
-            assert row[name] == pytest.approx(other[name], rel=1e-5), f"step {row['step']}: {name}"
-        assert row["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-4)
+def four(runs):
+    """Name of a run of four steps of four examples on one process."""
+    if not runs.checkpoints("four"):
+        runs.here("four", "global_batch=4", "trainer.max_steps=4")
+    return "four"
 
 
 @pytest.mark.slow
-def test_fsdp_with_accumulation_and_checkpointing_equals_one_and_resumes_on_one(runs):
+def test_fsdp_with_accumulation_and_checkpointing_equals_one_and_resumes_on_one_and_two(runs):
     extra = ("global_batch=4", "trainer.recompute=block")
-    runs.here("four", "global_batch=4", "trainer.max_steps=4")
-    output = runs.on_two("fsdp4", "trainer.sharding=fsdp", "trainer.max_steps=3", *extra)
+    four(runs)
+    output = runs.on_two("fsdp4", "trainer.sharding=fsdp", "trainer.max_steps=2", *extra)
     assert "2 x CPU (fsdp" in output
     assert str(runs.root / "fsdp4" / "prediction.cif") in output
     assert (runs.checkpoints("fsdp4")[-1] / "__1_0.distcp").exists(), (
         "only one rank wrote: nothing was sharded"
     )
-    assert_close(runs.metrics("fsdp4"), runs.metrics("four")[:3])
-    runs.here("fsdp4", "trainer.max_steps=4", *extra)
-    assert_close(runs.metrics("fsdp4"), runs.metrics("four"))
+    runs.assert_close(runs.metrics("fsdp4"), runs.metrics("four")[:2])
+    runs.here("fsdp4", "trainer.max_steps=3", *extra)
+    runs.on_two("fsdp4", "trainer.sharding=fsdp", "trainer.max_steps=4", *extra)
+    runs.assert_close(runs.metrics("fsdp4"), runs.metrics("four"))
 
 
 @pytest.mark.slow
@@ -38,7 +40,51 @@ def test_fsdp_goes_on_from_one_process(runs, uninterrupted):
     shutil.rmtree(runs.checkpoints("widened")[-1])
     output = runs.on_two("widened", "trainer.sharding=fsdp", "trainer.max_steps=8")
     assert "resuming at step 6" in output
-    assert_close(runs.metrics("widened"), runs.metrics(uninterrupted))
+    runs.assert_close(runs.metrics("widened"), runs.metrics(uninterrupted))
+
+
+@pytest.mark.slow
+def test_hsdp_on_four_equals_one_and_resumes_on_two_and_on_one(runs):
+    """Clipping is on (gradient norms are above `optimizer.clip_norm`), one example a process."""
+    hsdp = ("trainer.sharding=hsdp", "trainer.shard_size=2", "trainer.max_steps=2", "global_batch=4")
+    assert "4 x CPU (hsdp of 2" in runs.on(4, "hsdp", *hsdp)
+    wrote = {path.name[:4] for path in runs.checkpoints("hsdp")[-1].glob("*.distcp")}
+    assert len(wrote) >= 2, "only one rank wrote: nothing was sharded"
+    runs.on_two("hsdp", "trainer.sharding=fsdp", "trainer.max_steps=3", "global_batch=4")
+    runs.here("hsdp", "trainer.max_steps=4", "global_batch=4")
+    runs.assert_close(runs.metrics("hsdp"), runs.metrics(four(runs)))
+
+
+@pytest.mark.slow
+def test_tensor_parallel_with_fsdp_on_four_equals_one(runs):
+    """Two pairs, each working on an example together."""
+    extra = ("trainer.sharding=fsdp", "global_batch=4")
+    output = runs.on(4, "tensors", "trainer.tensor_parallel=2", "trainer.max_steps=2", *extra)
+    assert "4 x CPU (fsdp, tensors over 2" in output
+    runs.assert_close(runs.metrics("tensors"), runs.metrics(four(runs))[:2])
+
+
+@pytest.mark.slow
+def test_blocks_gather_bfloat16_and_lose_nothing(runs, monkeypatch):
+    """One process, sharded and not, so that no sum over ranks differs: every loss must agree to the bit."""
+    bfloat16 = ("model.trunk_dtype=bfloat16", "model.diffusion_dtype=bfloat16", "trainer.max_steps=2")
+    runs.here("bfloat16", *bfloat16)
+    seen = set()
+    sound = foldwright.layers.linear.linear
+
+    def watching(x, weight, bias=None):
+        seen.add((type(weight), weight.dtype, x.dtype))
+        return sound(x, weight, bias)
+
+    monkeypatch.setattr(foldwright.layers.linear, "linear", watching)
+    runs.here("bfloat16_sharded", "trainer.sharding=fsdp", *bfloat16)
+    assert (torch.nn.Parameter, torch.bfloat16, torch.bfloat16) in seen
+    torch.distributed.destroy_process_group()
+    for row, expected in zip(runs.metrics("bfloat16_sharded"), runs.metrics("bfloat16"), strict=True):
+        assert row.pop("grad_norm") == pytest.approx(expected.pop("grad_norm"), rel=1e-6)
+        assert row == expected
+    stored = runs.tensors("bfloat16_sharded").items()
+    assert all(tensor.dtype == torch.float32 for name, tensor in stored), "the masters were not float32"
 
 
 POISON = """
@@ -76,7 +122,7 @@ def test_a_step_bad_on_one_rank_is_skipped_by_all(runs):
         assert "step 2 skipped" in output
         assert [row["skipped"] for row in runs.metrics(name)] == [0, 1, 0, 0]
     healthy = [[row for row in runs.metrics(name) if not row["skipped"]] for name in launchers]
-    assert_close(*healthy)
+    runs.assert_close(*healthy)
 
 
 def test_resolve_on_a_machine_without_gpu(monkeypatch):
@@ -87,12 +133,22 @@ def test_resolve_on_a_machine_without_gpu(monkeypatch):
         resolve(TrainerConfig(accelerator=Accelerator.gpu))
     with pytest.raises(ValueError, match="single for 2 processes"):
         resolve(TrainerConfig(devices=2, sharding=Sharding.single))
+    with pytest.raises(ValueError, match=r"trainer.tensor_parallel: got 2, expected a divisor of the 1 dev"):
+        resolve(TrainerConfig(tensor_parallel=2))
+    with pytest.raises(ValueError, match=r"trainer.shard_size: got 2 with trainer.sharding=fsdp"):
+        resolve(TrainerConfig(devices=2, sharding=Sharding.fsdp, shard_size=2))
+    with pytest.raises(ValueError, match=r"trainer.shard_size: got 3 for 4 processes"):
+        resolve(TrainerConfig(devices=4, sharding=Sharding.hsdp, shard_size=3))
+    with pytest.raises(ValueError, match=r"trainer.shard_size: got 4 for 4 processes"):
+        resolve(TrainerConfig(devices=4, sharding=Sharding.hsdp))
 
 
 def test_resolve_on_a_machine_with_gpus(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
     assert resolve(TrainerConfig(num_nodes=2)) == Layout("cuda", 8, 2, Sharding.ddp)
+    assert resolve(TrainerConfig(num_nodes=2, sharding=Sharding.hsdp)).shard_size == 8
+    assert resolve(TrainerConfig(num_nodes=2, sharding=Sharding.fsdp)).shard_size == 16
     assert resolve(TrainerConfig(accelerator=Accelerator.cpu)).device_type == "cpu"
     with pytest.raises(ValueError, match=r"trainer.devices: got 9"):
         resolve(TrainerConfig(devices=9))
@@ -101,5 +157,6 @@ def test_resolve_on_a_machine_with_gpus(monkeypatch):
 def test_accumulation_is_what_the_processes_leave():
     layout = Layout("cuda", 8, 4, Sharding.ddp)
     assert layout.accumulation(global_batch=256, batch_per_device=1) == 8
+    assert Layout("cuda", 8, 4, Sharding.ddp, 1, 2).accumulation(global_batch=256, batch_per_device=1) == 16
     with pytest.raises(ValueError, match="take global_batch=128"):
         layout.accumulation(global_batch=100, batch_per_device=2)
