@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -84,13 +85,22 @@ class Runs:
         assert process.returncode == 0, output
         return output
 
-    def wait_for_step(self, process: subprocess.Popen, name: str, step: int, seconds: float = 120) -> None:
+    def wait_for_step(self, process: subprocess.Popen, name: str, step: int) -> None:
+        self._wait(process, f"step {step}", lambda: len(self.metrics(name)) >= step)
+
+    def wait_for_checkpoint(self, process: subprocess.Popen, name: str) -> None:
+        """Until one of the run's own steps is written to its end, which may be steps later."""
+        self._wait(process, "checkpoint", lambda: any(int(c.name[-8:]) for c in self.checkpoints(name)))
+
+    def _wait(
+        self, process: subprocess.Popen, what: str, is_there: Callable[[], bool], seconds: float = 120
+    ) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and process.poll() is None:
-            if len(self.metrics(name)) >= step:
+            if is_there():
                 return
             time.sleep(0.02)
-        raise AssertionError(f"no step {step} within {seconds} s; output:\n{process.communicate()[0]}")
+        raise AssertionError(f"no {what} within {seconds} s; output:\n{process.communicate()[0]}")
 
     def kill(self, process: subprocess.Popen) -> None:
         """SIGKILL to the run and its workers."""

@@ -2,6 +2,7 @@
 """From structure through confidence to affinity on the built-in sample, killed and resumed."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,11 +11,13 @@ from rich.console import Console
 
 from foldwright.data.sample import affinity_store_path
 from foldwright.data.store import Store
-from foldwright.training.affinity_features import load_network, make_pockets
+from foldwright.kernels.registry import KernelConfig, select
+from foldwright.training.affinity_features import make_pockets
 from foldwright.training.affinity_objective import open_cache
 from foldwright.training.checkpoint import digest
 from foldwright.training.config import ConfigError, compose_config
 from foldwright.training.pockets import make_pocket
+from foldwright.training.weights import load_network
 
 STEPS = 6
 QUIET = Console(quiet=True)
@@ -106,7 +109,9 @@ def test_a_pocket_recomputed_is_the_pocket_cached(runs, settings, confidence):
     parent = sorted((confidence / "checkpoints").glob("step-*"))[-1]
     name = "trypsin:FBA/LIG"
     cached = open_cache(config, digest(parent)).read(name)
-    network = load_network(config, parent, torch.device("cpu"))
+    trunk = replace(config.model, affinity=replace(config.model.affinity, enabled=False))
+    ops = select(KernelConfig(), "cpu")
+    network = load_network(parent, config.init_from.weights, trunk, ops)
     store = Store(affinity_store_path())
     made = make_pocket(network, store, name, config.affinity.pose, 0, torch.device("cpu"))
     for field, value in vars(made).items():

@@ -28,7 +28,7 @@ from foldwright.training.parallel import Sharding
         ("+typo=1", "unknown configuration key 'typo'"),
         ("stge=structure", "did you mean 'stage'"),
         ("schedule.lr=fast", "schedule.lr: Value 'fast' of type 'str' could not be converted to Float"),
-        ("trainer.sharding=fdsp", r"trainer.sharding: Invalid value .*\[auto, single, ddp, fsdp\]"),
+        ("trainer.sharding=fdsp", r"trainer.sharding: Invalid value .*\[auto, single, ddp, fsdp, hsdp\]"),
         ("curriculum.initial.until=null", "curriculum.initial.until"),
         ("model=bas", "base"),
         ("schedule.lr=[", "no viable alternative"),

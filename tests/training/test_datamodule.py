@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from foldwright.training import datamodule
 from foldwright.training.config import compose_config
 from foldwright.training.curriculum import Curriculum, PhaseConfig
 from foldwright.training.datamodule import StoreData, open_dataset, padding_buckets
@@ -30,14 +31,21 @@ main()
 """
 
 
-def loader(step, rank=0, world_size=1):
+@pytest.fixture
+def loader(monkeypatch):
+    def of(step, rank=0, world_size=1):
+        monkeypatch.setattr(datamodule, "data_position", lambda _: (rank, world_size))
+        return loader_at(step, world_size)
+
+    return of
+
+
+def loader_at(step, world_size):
     config = compose_config(["loader.workers=0", "trainer.batch_per_device=1"])
     curriculum = Curriculum(config.curriculum)
     data = StoreData(config, curriculum, open_dataset(config.data, config.seed))
     data.trainer = SimpleNamespace(
         global_step=step,
-        global_rank=rank,
-        world_size=world_size,
         accumulate_grad_batches=2 // world_size,
         strategy=SimpleNamespace(root_device=torch.device("cpu")),
     )
@@ -48,12 +56,12 @@ def numbers(loader, count):
     return [int(batch.sample_number) for batch, _ in zip(loader, range(count), strict=False)]
 
 
-def test_batches_start_at_the_trainers_step_and_are_shared_out():
+def test_batches_start_at_the_trainers_step_and_are_shared_out(loader):
     assert numbers(loader(step=3), 4) == [6, 7, 8, 9]
     assert numbers(loader(step=3, rank=1, world_size=2), 2) == [7, 9]
 
 
-def test_batches_have_the_shape_of_the_phase():
+def test_batches_have_the_shape_of_the_phase(loader):
     batch = next(iter(loader(step=0)))
     batch.check()
     assert batch.sizes()["N"] == 64

@@ -62,7 +62,7 @@ def test_killed_in_the_second_stage_and_started_again_it_ends_alike(runs, straig
         )
 
     process = start(finetune1=60)
-    runs.wait_for_step(process, "killed_pipeline/finetune1", 4)
+    runs.wait_for_checkpoint(process, "killed_pipeline/finetune1")
     runs.kill(process)
     assert not (runs.root / "killed_pipeline" / "confidence").exists()
     for later in runs.checkpoints("killed_pipeline/finetune1"):
