@@ -20,6 +20,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from foldwright.kernels import tiles
+
 Supports = Callable[[torch.device], str | None]
 
 
@@ -169,6 +171,8 @@ def select(config: KernelConfig, device: torch.device | str, console: Console | 
         rows.append((op, entry.name, "; ".join(reasons)))
     if console is not None:
         _print(rows, device, console)
+        if device.type == "cuda" and (notice := tiles.notice()):
+            console.print(notice, highlight=False)
     return Ops(**chosen)
 
 
