@@ -64,10 +64,12 @@ class KernelConfig:
     """`default` is `auto` or an implementation's name; `ops` names one for single ops.
 
     `auto` takes the fastest supported implementation of each op; a named one that cannot run raises.
+    `self_test`: when training starts on a GPU, hold what was chosen against the references.
     """
 
     default: str = "auto"
     ops: dict[str, str] = field(default_factory=dict)
+    self_test: bool = True
 
 
 _REGISTRY: dict[str, list[Implementation]] = {name: [] for name in OP_NAMES}
