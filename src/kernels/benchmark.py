@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time every implementation of the hot ops at AF3's sizes: correctness first, then forward and forward +
+"""Time every implementation of every op at AF3's sizes: correctness first, then forward and forward +
 backward.
 
-Errors are those of check_kernel's rule (against float64, at a small size); times are medians of CUDA events
-over many runs, in one process, beside torch.compile of the reference.
+Inputs are those of `kernels.cases`, in bfloat16. Errors are those of check_kernel's rule (against float64, at
+a small size); times are medians of CUDA events over many runs, in one process, beside torch.compile of the
+reference.
 """
 
 from __future__ import annotations
@@ -19,50 +20,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from foldwright.kernels.cases import CASES, Case, Sizes
 from foldwright.kernels.registry import implementations
 from foldwright.kernels.testing import relative_error, run
 
 TUNED_SIZE = 384  # number of tokens at which tiles are tuned
-
-Case = tuple[str, Callable[[int], list[Any]], tuple[int, ...]]  # op, inputs for N, sizes
-
-
-def _draw(*shape: int, scale: float = 1.0) -> Tensor:
-    return torch.randn(*shape, device="cuda", dtype=torch.bfloat16) * scale
-
-
-def _parameter(*shape: int, scale: float = 1.0) -> Tensor:
-    return torch.randn(*shape, device="cuda") * scale
-
-
-def _layer_norm(n: int) -> list[Any]:
-    return [_draw(1, n, n, 128), _parameter(128), _parameter(128)]
-
-
-def _transition(n: int) -> list[Any]:
-    weights = [_parameter(1024, 128, scale=0.09), _parameter(128, 512, scale=0.04)]
-    return [_draw(1, n, n, 128), _parameter(128), _parameter(128), *weights]
-
-
-def _triangle_multiplication(n: int) -> list[Any]:
-    mask = torch.ones(1, n, dtype=torch.bool, device="cuda")
-    norms = [_parameter(128) for _ in range(4)]
-    weights = [_parameter(k * 128, 128, scale=0.09) for k in (4, 1, 1)]
-    return [_draw(1, n, n, 128), mask, *norms[:2], weights[0], *norms[2:], *weights[1:], True]
-
-
-def _attention(s: int, n: int, heads: int, c: int) -> list[Any]:
-    packed = _draw(1, s, n, 3, heads, c)
-    return [*packed.unbind(-3), _draw(1, heads, n, n), _draw(1, s, n, heads * c)]
-
-
-CASES: tuple[Case, ...] = (
-    ("layer_norm", _layer_norm, (384, 768)),
-    ("transition", _transition, (384, 768)),
-    ("triangle_multiplication", _triangle_multiplication, (384, 768)),
-    ("triangle_attention", lambda n: _attention(n, n, 4, 32), (384, 768)),
-    ("attention_pair_bias", lambda n: _attention(48, n, 16, 48), (384, 768)),
-)
+SIZES = (384, 768)
+_CHECKED_SIZE = 96  # number of tokens at which errors are measured
 
 
 def _time(function: Callable[[], Any]) -> float:
@@ -71,13 +35,23 @@ def _time(function: Callable[[], Any]) -> float:
     return float(do_bench(function, warmup=20, rep=100, return_mode="median"))
 
 
-def measure(function: Callable[..., Tensor], inputs: list[Any]) -> tuple[float, float]:
-    """Milliseconds of the forward without gradient, and of forward and backward with every gradient."""
+def inputs_of(case: Case, n: int) -> list[Any]:
+    """AF3's widths at `n` tokens of nine atoms."""
+    return case.inputs(torch.device("cuda"), torch.bfloat16, Sizes(tokens=n, atoms=9 * n))
+
+
+def measure(function: Callable[..., Tensor], inputs: list[Any]) -> tuple[float, float | None]:
+    """Milliseconds of the forward without gradient, and of forward and backward with every gradient (None
+    for an op that has none).
+    """
     leaves = [x.detach().requires_grad_() if _is_float(x) else x for x in inputs]
     wanted = [x for x in leaves if _is_float(x)]
     with torch.no_grad():
         forward = _time(lambda: function(*leaves))
-    incoming = torch.randn_like(function(*leaves))
+    out = function(*leaves)
+    if not out.requires_grad:
+        return forward, None
+    incoming = torch.randn_like(out)
 
     def both() -> None:
         torch.autograd.grad(function(*leaves), wanted, incoming)
@@ -101,18 +75,19 @@ def _is_float(x: Any) -> bool:
 def rows(only: Sequence[str], sizes: Sequence[int]) -> list[dict[str, Any]]:
     """One record an op, size and implementation."""
     found: list[dict[str, Any]] = []
-    for op, make, defaults in CASES:
-        if only and op not in only:
+    for case in CASES:
+        if only and case.op not in only:
             continue
-        entries = [e for e in implementations(op) if e.supports(torch.device("cuda")) is None]
+        entries = [e for e in implementations(case.op) if e.supports(torch.device("cuda")) is None]
         reference = next(e.function for e in entries if e.name == "reference")
         variants = [(e.name, e.function) for e in entries] + [("torch.compile", torch.compile(reference))]
-        for n in sizes or defaults:
-            small, inputs = make(96), make(n)
+        for n in sizes or SIZES:
+            small, inputs = inputs_of(case, _CHECKED_SIZE), inputs_of(case, n)
+            exact, drawn = case.bound(reference, small), case.varied(small)
             for name, function in variants:
-                forward, both = measure(function, inputs)
-                error = errors(function, reference, small)
-                found.append({"op": op, "N": n, "implementation": name, "forward_ms": forward,
+                forward, both = measure(case.bound(function, inputs), case.varied(inputs))
+                error = errors(case.bound(function, small), exact, drawn)
+                found.append({"op": case.op, "N": n, "implementation": name, "forward_ms": forward,
                               "forward_backward_ms": both, "error": error})  # fmt: skip
                 torch.cuda.empty_cache()
     return found
@@ -140,7 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     table = Table("op", "N", "implementation", "forward, ms", "forward + backward, ms", "error")
     for row in found:
         table.add_row(row["op"], str(row["N"]), row["implementation"], f"{row['forward_ms']:.3f}",
-                      f"{row['forward_backward_ms']:.3f}", f"{row['error']:.1e}")  # fmt: skip
+                      "none" if (both := row["forward_backward_ms"]) is None else f"{both:.3f}",
+                      f"{row['error']:.1e}")  # fmt: skip
     Console(width=120).print(table)
     if flags.json:
         flags.json.write_text(

@@ -20,6 +20,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from foldwright.kernels import tiles
+
 Supports = Callable[[torch.device], str | None]
 
 
@@ -62,10 +64,12 @@ class KernelConfig:
     """`default` is `auto` or an implementation's name; `ops` names one for single ops.
 
     `auto` takes the fastest supported implementation of each op; a named one that cannot run raises.
+    `self_test`: when training starts on a GPU, hold what was chosen against the references.
     """
 
     default: str = "auto"
     ops: dict[str, str] = field(default_factory=dict)
+    self_test: bool = True
 
 
 _REGISTRY: dict[str, list[Implementation]] = {name: [] for name in OP_NAMES}
@@ -169,6 +173,8 @@ def select(config: KernelConfig, device: torch.device | str, console: Console | 
         rows.append((op, entry.name, "; ".join(reasons)))
     if console is not None:
         _print(rows, device, console)
+        if device.type == "cuda" and (notice := tiles.notice()):
+            console.print(notice, highlight=False)
     return Ops(**chosen)
 
 

@@ -48,6 +48,16 @@ def table() -> Table:
     return tables().get(architecture(), tables()["default"])
 
 
+def notice() -> str | None:
+    """What to say at start-up on a GPU whose architecture has no table of its own."""
+    if architecture() in {"none", *tables()}:
+        return None
+    return (
+        f"tiles: no table for {architecture()} (there are {', '.join(sorted(tables()))}), safe defaults run; "
+        "scripts/benchmark_kernels.py --tune FILE measures one for this GPU"
+    )
+
+
 def lookup(op: str, kernel: str, width: int) -> str:
     """Key of the entry for a width: itself, else the next larger, else the largest there is."""
     widths = sorted(int(key.rsplit("/", 1)[1]) for key in table() if key.startswith(f"{op}/{kernel}/"))

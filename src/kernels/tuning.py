@@ -18,10 +18,11 @@ import torch
 from triton.runtime.errors import OutOfResources
 
 from foldwright.kernels import tiles
-from foldwright.kernels.benchmark import CASES, TUNED_SIZE, measure
+from foldwright.kernels.benchmark import TUNED_SIZE, inputs_of, measure
+from foldwright.kernels.cases import case_of
 from foldwright.kernels.registry import implementations
 
-# the op under which CASES times each family of kernels, and its kernels in the order in which they are tuned
+# the ops that time each family of kernels, and its kernels in the order in which they are tuned
 FAMILIES: dict[str, tuple[str, ...]] = {
     "transition": ("transition",),
     "triangle_multiplication": ("triangle_multiplication",),
@@ -42,7 +43,8 @@ def candidates(entry: tiles.Tile) -> Iterator[tiles.Tile]:
 
 def _seconds(function: Callable[..., Any], inputs: list[Any], forward: bool) -> float:
     try:
-        return measure(function, inputs)[0 if forward else 1]
+        alone, both = measure(function, inputs)
+        return alone if forward or both is None else both
     except (OutOfResources, RuntimeError):  # RuntimeError: the compiler itself gives up on a tile
         torch.cuda.empty_cache()
         return float("inf")
@@ -53,9 +55,8 @@ def tune(family: str, table: tiles.Table) -> Iterator[str]:
     a log.
     """
     for op in FAMILIES[family]:
-        make = next(case[1] for case in CASES if case[0] == op)
         function = next(entry.function for entry in implementations(op) if entry.name == "triton")
-        inputs = make(TUNED_SIZE)
+        inputs = inputs_of(case_of(op), TUNED_SIZE)
         for key in _keys(family, op, inputs, table):
             kernel = key.split("/")[1]
             best, best_time = dict(table[key]), _seconds(function, inputs, kernel in _FORWARD)

@@ -57,6 +57,7 @@ from foldwright.training.parallel import (
 from foldwright.training.pipeline import run_pipeline
 from foldwright.training.profiling import Profiler
 from foldwright.training.run_directory import claim, wandb_id
+from foldwright.training.self_test import KernelSelfTest
 from foldwright.training.validation import Validation
 
 OBJECTIVES = {Learning.structure: structure_objective, Learning.affinity: affinity_objective}
@@ -127,6 +128,8 @@ def train(config: TrainConfig) -> None:
     if objective.validator is not None:
         path, every = run_dir / "validation.csv", config.validation.every_steps
         callbacks.insert(1, Validation(path, every, objective.validator, checkpointer, meter, console))
+    if config.kernels.self_test:
+        callbacks.append(KernelSelfTest(config.model, ops, console))
     if config.profile.steps:
         callbacks.append(Profiler(run_dir, config.profile, console))
     _quieten_lightning()
