@@ -4,7 +4,7 @@ backward.
 
 Inputs are those of `kernels.cases`, in bfloat16. Errors are those of check_kernel's rule (against float64, at
 a small size); times are medians of CUDA events over many runs, in one process, beside torch.compile of the
-reference.
+reference and the peers that are installed (`kernels.peers`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from rich.table import Table
 from torch import Tensor
 
 from foldwright.kernels.cases import CASES, Case, Sizes
+from foldwright.kernels.peers import missing, peers
 from foldwright.kernels.registry import implementations
 from foldwright.kernels.testing import relative_error, run
 
@@ -87,10 +88,23 @@ def rows(only: Sequence[str], sizes: Sequence[int]) -> list[dict[str, Any]]:
             for name, function in variants:
                 forward, both = measure(case.bound(function, inputs), case.varied(inputs))
                 error = errors(case.bound(function, small), exact, drawn)
-                found.append({"op": case.op, "N": n, "implementation": name, "forward_ms": forward,
-                              "forward_backward_ms": both, "error": error})  # fmt: skip
+                found.append(_row(case.op, n, name, forward, both, error))
+                torch.cuda.empty_cache()
+            for name, function in peers(case.op):
+                try:
+                    forward, both = measure(case.bound(function, inputs), case.varied(inputs))
+                    error = errors(case.bound(function, small), exact, drawn)
+                except Exception as failure:  # another project's code: its failure is a result
+                    print(f"{case.op}, N {n}: {name} failed: {str(failure).splitlines()[0]}")
+                    continue
+                found.append(_row(case.op, n, name, forward, both, error))
                 torch.cuda.empty_cache()
     return found
+
+
+def _row(op: str, n: int, name: str, forward: float, both: float | None, error: float) -> dict[str, Any]:
+    return {"op": op, "N": n, "implementation": name, "forward_ms": forward, "forward_backward_ms": both,
+            "error": error}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -111,6 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         tune_all(flags.ops, flags.tune, print)
         return 0
+    if absent := missing():
+        print(f"not installed, so not timed: {', '.join(absent)}")
     found = rows(flags.ops, flags.sizes)
     table = Table("op", "N", "implementation", "forward, ms", "forward + backward, ms", "error")
     for row in found:
