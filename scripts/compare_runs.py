@@ -1,0 +1,7 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Curves of several runs in the same axes; see foldwright.training.comparison."""
+
+from foldwright.training.comparison import main
+
+raise SystemExit(main())
