@@ -38,12 +38,13 @@ from foldwright.training.checkpoint import code_version
 from foldwright.training.config import TrainConfig, compose_config
 from foldwright.training.curriculum import Curriculum, PhaseConfig
 from foldwright.training.ema import averaged_copy, update_average
+from foldwright.training.figures import step_sizes
+from foldwright.training.gpus import peak_flops
 from foldwright.training.gradients import FlatGradients
 from foldwright.training.graphs import Eager, Execution, Graphed
 from foldwright.training.optim import build_adam, set_learning_rate
 from foldwright.training.step import Apart, step_losses
 
-PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}  # dense bfloat16, vendors' data sheets
 TIMED_MODULES = ("trunk.embedder", "trunk.template", "trunk.msa", "trunk.pairformer", "diffusion")
 
 
@@ -122,15 +123,7 @@ class StepBenchmark:
         self.gradients = FlatGradients(self.network.parameters())
         self.optimizer = build_adam(self.network.parameters(), config.optimizer)
         set_learning_rate(self.optimizer, 1e-5)
-        self.sizes = StepSizes(
-            phase.crop_tokens,
-            phase.crop_atoms,
-            phase.msa_rows,
-            config.data.n_templates,
-            phase.diffusion_samples,
-            config.max_cycles,
-            config.rollout.sampler.steps if config.rollout.enabled else 0,
-        )
+        self.sizes = step_sizes(config, phase, config.max_cycles)
         self.batch: Batch = collate([self._example(config.max_cycles)], {}).to(device)
 
     def _example(self, n_cycles: int) -> Batch:
@@ -207,7 +200,7 @@ class StepBenchmark:
         median = statistics.median(seconds)
         flops = step_flops(self.config.model, self.sizes)["total"]
         name = torch.cuda.get_device_name() if self.device.type == "cuda" else platform.processor()
-        peak_flops = next((value for chip, value in PEAK_FLOPS.items() if chip in name), None)
+        attainable = peak_flops(name)
         package, commit = code_version()
         return StepReport(
             self.sizes,
@@ -216,7 +209,7 @@ class StepBenchmark:
             seconds,
             peak,
             flops,
-            flops / median / peak_flops if peak_flops else None,
+            flops / median / attainable if attainable else None,
             launches,
             busy,
             breakdown,
