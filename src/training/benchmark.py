@@ -10,6 +10,7 @@ step of their own.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import platform
 import statistics
@@ -38,12 +39,13 @@ from foldwright.training.checkpoint import code_version
 from foldwright.training.config import TrainConfig, compose_config
 from foldwright.training.curriculum import Curriculum, PhaseConfig
 from foldwright.training.ema import averaged_copy, update_average
+from foldwright.training.figures import step_sizes
+from foldwright.training.gpus import peak_flops
 from foldwright.training.gradients import FlatGradients
 from foldwright.training.graphs import Eager, Execution, Graphed
 from foldwright.training.optim import build_adam, set_learning_rate
 from foldwright.training.step import Apart, step_losses
 
-PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}  # dense bfloat16, vendors' data sheets
 TIMED_MODULES = ("trunk.embedder", "trunk.template", "trunk.msa", "trunk.pairformer", "diffusion")
 
 
@@ -55,7 +57,7 @@ class StepReport:
     parameters: int
     seconds: float
     seconds_all: list[float]
-    peak_gib: float
+    peak_gib: float | None  # None without a GPU, as for what follows of it
     model_flops: float
     mfu: float | None
     launches: int | None
@@ -122,15 +124,7 @@ class StepBenchmark:
         self.gradients = FlatGradients(self.network.parameters())
         self.optimizer = build_adam(self.network.parameters(), config.optimizer)
         set_learning_rate(self.optimizer, 1e-5)
-        self.sizes = StepSizes(
-            phase.crop_tokens,
-            phase.crop_atoms,
-            phase.msa_rows,
-            config.data.n_templates,
-            phase.diffusion_samples,
-            config.max_cycles,
-            config.rollout.sampler.steps if config.rollout.enabled else 0,
-        )
+        self.sizes = step_sizes(config, phase, config.max_cycles)
         self.batch: Batch = collate([self._example(config.max_cycles)], {}).to(device)
 
     def _example(self, n_cycles: int) -> Batch:
@@ -168,10 +162,21 @@ class StepBenchmark:
                 update_average(self.average, self.network, config.ema.decay)
 
     def run(self, repeats: int, warmup: int = 3) -> StepReport:
-        """Time `repeats` steps one by one; then profile one more for its kernels."""
+        """Time `repeats` steps one by one; then one more kernel by kernel, for the breakdown."""
+        timed = self._timed(repeats, warmup)
+        if self.device.type == "cuda":  # the graphs are gone; beside them the next step would not always fit
+            gc.collect()
+            torch.cuda.empty_cache()
+        watched = Clock(self.device)
+        watched.watch(self.network, TIMED_MODULES)
+        self.step(watched, Eager(self.losses))
+        return self._report(*timed, watched.seconds())
+
+    def _timed(self, repeats: int, warmup: int) -> tuple[list[float], float | None, int | None, float | None]:
+        """Seconds of each step; of a GPU the peak memory in GiB, kernels and busy seconds of one more."""
         on_gpu = self.device.type == "cuda"
-        eager = Eager(self.losses)
-        execution = Graphed(self.losses, 1.0) if on_gpu and self.config.trainer.captures() else eager
+        captures = on_gpu and self.config.trainer.captures()
+        execution: Execution = Graphed(self.losses, 1.0) if captures else Eager(self.losses)
         for _ in range(warmup):
             self.step(Clock(self.device), execution)
         if on_gpu:
@@ -180,12 +185,10 @@ class StepBenchmark:
         for clock in clocks:
             self.step(clock, execution)
         seconds = [clock.seconds()["step"] for clock in clocks]
-        peak = torch.cuda.max_memory_reserved() / 2**30 if on_gpu else float("nan")  # graphs' pool included
-        launches, busy = self._profile(execution) if on_gpu else (None, None)
-        watched = Clock(self.device)
-        watched.watch(self.network, TIMED_MODULES)
-        self.step(watched, eager)
-        return self._report(seconds, peak, watched.seconds(), launches, busy)
+        if not on_gpu:
+            return seconds, None, None, None
+        peak = torch.cuda.max_memory_reserved() / 2**30  # graphs' pool included
+        return seconds, peak, *self._profile(execution)
 
     def _profile(self, execution: Execution) -> tuple[int, float]:
         """Kernels of one step and the seconds the GPU worked in it."""
@@ -199,15 +202,15 @@ class StepBenchmark:
     def _report(
         self,
         seconds: list[float],
-        peak: float,
-        breakdown: dict[str, float],
+        peak: float | None,
         launches: int | None,
         busy: float | None,
+        breakdown: dict[str, float],
     ) -> StepReport:
         median = statistics.median(seconds)
         flops = step_flops(self.config.model, self.sizes)["total"]
         name = torch.cuda.get_device_name() if self.device.type == "cuda" else platform.processor()
-        peak_flops = next((value for chip, value in PEAK_FLOPS.items() if chip in name), None)
+        attainable = peak_flops(name)
         package, commit = code_version()
         return StepReport(
             self.sizes,
@@ -216,7 +219,7 @@ class StepBenchmark:
             seconds,
             peak,
             flops,
-            flops / median / peak_flops if peak_flops else None,
+            flops / median / attainable if attainable else None,
             launches,
             busy,
             breakdown,
@@ -231,7 +234,8 @@ def print_report(report: StepReport, console: Console) -> None:
     table = Table("figure", "value", title=f"{title}, {s.templates} templates", title_justify="left")
     table.add_row("s/step (median)", f"{report.seconds:.3f}")
     table.add_row("s/step (range)", f"{min(report.seconds_all):.3f} - {max(report.seconds_all):.3f}")
-    table.add_row("peak memory, GiB", f"{report.peak_gib:.1f}")
+    if report.peak_gib is not None:
+        table.add_row("peak memory, GiB", f"{report.peak_gib:.1f}")
     table.add_row("model TFLOP", f"{report.model_flops / 1e12:.1f}")
     table.add_row("MFU", "unknown peak" if report.mfu is None else f"{100 * report.mfu:.2f} %")
     if report.launches is not None:
@@ -249,14 +253,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--repeats", type=int, default=5, help="timed steps (default 5)")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument(
+        "--ablation", action="store_true", help="plain PyTorch first, then one group of kernels more a line"
+    )
     flags, overrides = parser.parse_known_args(arguments)
     console = Console()
     config = compose_config(["data=pdb", "data.n_templates=4", *overrides])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    report = StepBenchmark(config, device, console).run(flags.repeats)
-    print_report(report, console)
+    command = ["scripts/benchmark_step.py", *(arguments or sys.argv[1:])]
+    if flags.ablation:
+        from foldwright.training.ablation import ablate, ablation_table  # it runs this module's benchmark
+
+        lines = ablate(config, device, console, flags.repeats)
+        console.print(ablation_table(lines))
+        record: dict[str, Any] = {"lines": [asdict(line) for line in lines]}
+    else:
+        report = StepBenchmark(config, device, console).run(flags.repeats)
+        print_report(report, console)
+        record = asdict(report)
     if flags.json:
         flags.json.parent.mkdir(parents=True, exist_ok=True)
-        record = {**asdict(report), "command": ["scripts/benchmark_step.py", *(arguments or sys.argv[1:])]}
-        flags.json.write_text(json.dumps(record, indent=1) + "\n")
+        flags.json.write_text(json.dumps({**record, "command": command}, indent=1) + "\n")
     return 0

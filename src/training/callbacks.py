@@ -25,7 +25,8 @@ from foldwright.training import checkpoint, hand_off, summary
 from foldwright.training.checkpoint_writer import CheckpointWriter
 from foldwright.training.config import TrainConfig, to_plain
 from foldwright.training.curriculum import Curriculum
-from foldwright.training.figures import model_flops, peak_flops
+from foldwright.training.figures import model_flops
+from foldwright.training.gpus import peak_flops
 from foldwright.training.hand_off import HandOff
 from foldwright.training.module import StructureTraining
 from foldwright.training.parallel import any_rank, rank

@@ -14,25 +14,10 @@ from foldwright.flops import StepSizes, step_flops
 from foldwright.training.config import Learning, TrainConfig
 from foldwright.training.curriculum import PhaseConfig
 
-# TFLOP/s of dense bf16 products, from NVIDIA's data sheets; the first name that a device's contains
-PEAK_TFLOPS = {
-    "B300": 2250.0, "B200": 2250.0, "GH200": 989.0, "H200": 989.0, "H100 PCIe": 756.0, "H100": 989.0,
-    "H20": 148.0, "A100": 312.0, "A800": 312.0, "L40S": 362.0, "A40": 150.0, "RTX 4090": 165.0,
-}  # fmt: skip
 
-
-def peak_flops(device_name: str) -> float | None:
-    """FLOP/s that a GPU can do at most, by its name; None for one that is not in the table."""
-    found = (peak for name, peak in PEAK_TFLOPS.items() if name in device_name)
-    peak = next(found, None)
-    return None if peak is None else 1e12 * peak
-
-
-def model_flops(config: TrainConfig, phase: PhaseConfig, n_cycles: float) -> float | None:
-    """Model FLOPs of a whole step (`foldwright.flops`), None for stages that do not train the structure."""
-    if config.learn is not Learning.structure or not config.losses.diffusion:
-        return None
-    sizes = StepSizes(
+def step_sizes(config: TrainConfig, phase: PhaseConfig, n_cycles: float) -> StepSizes:
+    """What one example of a phase's steps holds."""
+    return StepSizes(
         tokens=phase.crop_tokens,
         atoms=phase.crop_atoms,
         msa_rows=phase.msa_rows,
@@ -41,6 +26,13 @@ def model_flops(config: TrainConfig, phase: PhaseConfig, n_cycles: float) -> flo
         cycles=n_cycles,
         rollout_steps=config.rollout.sampler.steps if config.rollout.enabled else 0,
     )
+
+
+def model_flops(config: TrainConfig, phase: PhaseConfig, n_cycles: float) -> float | None:
+    """Model FLOPs of a whole step (`foldwright.flops`), None for stages that do not train the structure."""
+    if config.learn is not Learning.structure or not config.losses.diffusion:
+        return None
+    sizes = step_sizes(config, phase, n_cycles)
     return config.global_batch * step_flops(config.model, sizes)["total"]
 
 

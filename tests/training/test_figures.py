@@ -12,7 +12,8 @@ from foldwright.flops import StepSizes, step_flops
 from foldwright.losses.noise_levels import BANDS
 from foldwright.training.config import compose_config
 from foldwright.training.curriculum import Curriculum
-from foldwright.training.figures import model_flops, module_of, peak_flops
+from foldwright.training.figures import model_flops, module_of
+from foldwright.training.gpus import peak_flops
 
 TWO_SETS = (
     "+data.datasets.other.root=built-in sample",

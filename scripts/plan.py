@@ -1,0 +1,7 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Predict what a stage costs on given GPUs; see foldwright.training.plan."""
+
+from foldwright.training.plan import main
+
+raise SystemExit(main())

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a step keeps for its backward pass, counted without a GPU and without its memory.
+
+The forward pass and the losses run on the meta device, with the ops that a GPU would run; a hook sees every
+tensor that autograd saves. Storages count once, parameters not at all.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from foldwright.batch import Batch, collate
+from foldwright.data.synthetic import synthetic_example
+from foldwright.kernels import select
+from foldwright.layers.stack import Recompute, set_recomputation
+from foldwright.model import AlphaFold3
+from foldwright.permutation import Labels
+from foldwright.training.config import TrainConfig
+from foldwright.training.curriculum import PhaseConfig
+from foldwright.training.figures import module_of
+from foldwright.training.step import step_losses
+
+_META = torch.device("meta")
+
+
+def kept_bytes(config: TrainConfig, phase: PhaseConfig) -> dict[str, int]:
+    """Bytes kept by module (`trunk.pairformer`, `diffusion`, ..., `losses`), for one batch of a device.
+
+    Raises ValueError for policies of recomputation whose keeping the hook does not see.
+    """
+    policy = config.trainer.recompute
+    if policy not in (Recompute.nothing, Recompute.block):
+        raise ValueError(
+            f"trainer.recompute: got {policy.value}, expected nothing or block: what the others keep lies "
+            "outside of autograd's graph, or on the host, and cannot be counted without a GPU"
+        )
+    ops = select(config.kernels, "cuda")
+    with _META:
+        network = AlphaFold3(config.model, ops).train()
+    set_recomputation(network, policy)
+    saved = _Saved(network)
+    with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda x: x):
+        step_losses(
+            network,
+            _batch(config, phase),
+            phase.diffusion_samples,
+            config.seed,
+            config.noise,
+            config.losses,
+            replace(config.rollout, sampler=replace(config.rollout.sampler, steps=1)),  # which keeps nothing
+            ops,
+            _as_given,
+        )
+    return saved.by_module()
+
+
+class _Saved:
+    """Storages that autograd saved, each with the module whose forward was running."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._own = {p.untyped_storage()._cdata for p in network.parameters()}
+        self._storages: dict[int, tuple[str, torch.UntypedStorage]] = {}
+        self._running: list[str] = []
+        for name, module in network.named_modules():
+            module.register_forward_pre_hook(lambda _m, _i, name=name: self._running.append(name))
+            module.register_forward_hook(lambda _m, _i, _o: (self._running.pop(), None)[1])
+
+    def pack(self, x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        if storage._cdata not in self._own:  # held on to, so that no other takes its address
+            name = self._running[-1] if self._running else "losses"
+            self._storages.setdefault(storage._cdata, (name, storage))
+        return x
+
+    def by_module(self) -> dict[str, int]:
+        found: Counter[str] = Counter()
+        for name, storage in self._storages.values():
+            found[module_of(name)] += storage.nbytes()
+        return dict(found.most_common())
+
+
+def _batch(config: TrainConfig, phase: PhaseConfig) -> Batch:
+    """Examples of exact sizes, one cycle: those before it keep nothing."""
+    example = synthetic_example(
+        phase.crop_tokens, phase.crop_atoms, n_rows=phase.msa_rows, n_templates=config.data.n_templates
+    )
+    return collate([example] * config.trainer.batch_per_device, {}).to(_META)
+
+
+def _as_given(function: Callable[[Batch, Tensor], Labels], batch: Batch, x: Tensor) -> Labels:
+    """Labels without the permutation, which needs numbers and keeps nothing."""
+    return Labels(*(getattr(batch, name) for name in Labels._fields))
