@@ -42,21 +42,18 @@ def _outer(a_ptr, b_ptr, rows, n, c, i_start, j_start,
     left = i_start * SLICE + tl.arange(0, I * SLICE)
     right = tl.arange(0, J * D)
     token, d = j_start + right // D, right % D
+    places = token * c + d
     inside_left, inside_right = left < n * SLICE, (token < n) & (d < c)
+    step = tl.arange(0, ROWS)
+    at_left, at_right = step[:, None] * (n * SLICE) + left[None, :], step[:, None] * (n * c) + places[None, :]
     acc = tl.zeros([I * SLICE, J * D], tl.float32)
     for start in range(0, rows, ROWS):
-        s = (start + tl.arange(0, ROWS)).to(tl.int64)
-        a = tl.load(
-            a_ptr + s[:, None] * (n * SLICE) + left[None, :],
-            mask=(s < rows)[:, None] & inside_left[None, :],
-            other=0.0,
-        )
-        b = tl.load(
-            b_ptr + s[:, None] * (n * c) + (token * c + d)[None, :],
-            mask=(s < rows)[:, None] & inside_right[None, :],
-            other=0.0,
-        )
+        known = (step < rows - start)[:, None]
+        a = tl.load(a_ptr + at_left, mask=known & inside_left[None, :], other=0.0)
+        b = tl.load(b_ptr + at_right, mask=known & inside_right[None, :], other=0.0)
         acc = tl.dot(tl.trans(a), b, acc, input_precision="ieee")
+        a_ptr += ROWS * n * SLICE
+        b_ptr += ROWS * n * c
     return tl.permute(acc.reshape(I, SLICE, J, D), (0, 2, 1, 3)).reshape(I * J, SLICE * D)
 
 
@@ -93,7 +90,7 @@ def _forward(a_ptr, b_ptr, rows_ptr, scale_ptr, w_ptr, bias_ptr, y_ptr, n_rows, 
         at, inside = _weights(w_ptr, number * SLICE, c, c_z, SLICE, D, Z)
         w = tl.load(at, mask=inside, other=0.0)
         y = tl.dot(outer.to(w.dtype), tl.trans(w), y, input_precision="ieee")
-        a_ptr += n_rows.to(tl.int64) * n * SLICE
+        a_ptr += n_rows * n * SLICE
     z = tl.arange(0, Z)
     bias = tl.load(bias_ptr + z, mask=z < c_z, other=0.0).to(tl.float32)
     at, inside = _pairs(i_start, j_start, n, c_z, I, J, Z)

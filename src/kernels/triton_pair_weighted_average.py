@@ -25,17 +25,22 @@ _SHARES = 8  # of the MSA rows, for the weights' gradient
 
 
 @triton.jit
-def _places(rows, tokens, m, n, heads, c, head, R: tl.constexpr, C: tl.constexpr):
-    """Places [tokens, R C] of a head's channels in [M, N, H, c] for tokens and R rows, and which exist."""
-    column = tl.arange(0, R * C)
-    row, channel = rows + column // C, column % C
-    inside = (tokens < n)[:, None] & ((row < m) & (channel < c))[None, :]
-    at = row.to(tl.int64) * n * heads * c + head * c + channel
-    return at[None, :] + (tokens * heads * c)[:, None], inside
+def _base(batch, rows, head, m, n, heads, c: tl.constexpr):
+    """Place of a head's first channel in a row of [B, M, N, H, c], int64; within a tile offsets are int32."""
+    return (batch * m + rows) * n * heads * c + head * c
 
 
 @triton.jit
-def _sum(w_ptr, x_ptr, stride_out, stride_in, start, rows, m, n, heads, c, head,
+def _places(rows, tokens, m, n, heads, c: tl.constexpr, R: tl.constexpr, C: tl.constexpr):
+    """Offsets [tokens, R C] from `_base` for tokens and R rows, and which exist."""
+    column = tl.arange(0, R * C)
+    row, channel = column // C, column % C
+    inside = (tokens < n)[:, None] & ((row < m - rows) & (channel < c))[None, :]
+    return (row * n * heads * c + channel)[None, :] + (tokens * heads * c)[:, None], inside
+
+
+@triton.jit
+def _sum(w_ptr, x_ptr, stride_out, stride_in, start, rows, m, n, heads, c: tl.constexpr,
          TOKENS: tl.constexpr, INNER: tl.constexpr, R: tl.constexpr, C: tl.constexpr):  # fmt: skip
     """Σ_j w[i, j] x[s, j] for a tile of tokens i and R rows s: float32 [TOKENS, R C]."""
     out = start + tl.arange(0, TOKENS)
@@ -44,34 +49,34 @@ def _sum(w_ptr, x_ptr, stride_out, stride_in, start, rows, m, n, heads, c, head,
         inner = first + tl.arange(0, INNER)
         known = (out < n)[:, None] & (inner < n)[None, :]
         w = tl.load(w_ptr + out[:, None] * stride_out + inner[None, :] * stride_in, mask=known, other=0.0)
-        at, inside = _places(rows, inner, m, n, heads, c, head, R, C)
+        at, inside = _places(rows, inner, m, n, heads, c, R, C)
         acc = tl.dot(w, tl.load(x_ptr + at, mask=inside, other=0.0), acc, input_precision="ieee")
     return acc
 
 
 @triton.jit
-def _forward(w_ptr, v_ptr, gate_ptr, out_ptr, m, n, heads, c,
+def _forward(w_ptr, v_ptr, gate_ptr, out_ptr, m, n, heads, c: tl.constexpr,
              TOKENS: tl.constexpr, INNER: tl.constexpr, R: tl.constexpr, C: tl.constexpr):  # fmt: skip
     head, start = tl.program_id(0) % heads, tl.program_id(0) // heads * TOKENS
     rows, batch = tl.program_id(1) * R, tl.program_id(2).to(tl.int64)
-    base = batch * m * n * heads * c
+    base = _base(batch, rows, head, m, n, heads, c)
     w_ptr += (batch * heads + head) * n * n
-    raw = _sum(w_ptr, v_ptr + base, n, 1, start, rows, m, n, heads, c, head, TOKENS, INNER, R, C)
-    at, inside = _places(rows, start + tl.arange(0, TOKENS), m, n, heads, c, head, R, C)
+    raw = _sum(w_ptr, v_ptr + base, n, 1, start, rows, m, n, heads, c, TOKENS, INNER, R, C)
+    at, inside = _places(rows, start + tl.arange(0, TOKENS), m, n, heads, c, R, C)
     gate = tl.sigmoid(tl.load(gate_ptr + base + at, mask=inside, other=0.0).to(tl.float32))
     tl.store(out_ptr + base + at, (raw * gate).to(out_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def _gate_gradient(w_ptr, v_ptr, gate_ptr, dout_ptr, dgate_ptr, draw_ptr, m, n, heads, c,
+def _gate_gradient(w_ptr, v_ptr, gate_ptr, dout_ptr, dgate_ptr, draw_ptr, m, n, heads, c: tl.constexpr,
                    TOKENS: tl.constexpr, INNER: tl.constexpr, R: tl.constexpr, C: tl.constexpr):  # fmt: skip
     """Also of the ungated average, for the others."""
     head, start = tl.program_id(0) % heads, tl.program_id(0) // heads * TOKENS
     rows, batch = tl.program_id(1) * R, tl.program_id(2).to(tl.int64)
-    base = batch * m * n * heads * c
+    base = _base(batch, rows, head, m, n, heads, c)
     w_ptr += (batch * heads + head) * n * n
-    raw = _sum(w_ptr, v_ptr + base, n, 1, start, rows, m, n, heads, c, head, TOKENS, INNER, R, C)
-    at, inside = _places(rows, start + tl.arange(0, TOKENS), m, n, heads, c, head, R, C)
+    raw = _sum(w_ptr, v_ptr + base, n, 1, start, rows, m, n, heads, c, TOKENS, INNER, R, C)
+    at, inside = _places(rows, start + tl.arange(0, TOKENS), m, n, heads, c, R, C)
     gate = tl.sigmoid(tl.load(gate_ptr + base + at, mask=inside, other=0.0).to(tl.float32))
     draw = tl.load(dout_ptr + base + at, mask=inside, other=0.0).to(tl.float32) * gate
     dgate = draw * raw * (1.0 - gate)
@@ -80,30 +85,30 @@ def _gate_gradient(w_ptr, v_ptr, gate_ptr, dout_ptr, dgate_ptr, draw_ptr, m, n, 
 
 
 @triton.jit
-def _value_gradient(w_ptr, draw_ptr, dv_ptr, m, n, heads, c,
+def _value_gradient(w_ptr, draw_ptr, dv_ptr, m, n, heads, c: tl.constexpr,
                     TOKENS: tl.constexpr, INNER: tl.constexpr, R: tl.constexpr, C: tl.constexpr):  # fmt: skip
     head, start = tl.program_id(0) % heads, tl.program_id(0) // heads * TOKENS
     rows, batch = tl.program_id(1) * R, tl.program_id(2).to(tl.int64)
-    base = batch * m * n * heads * c
+    base = _base(batch, rows, head, m, n, heads, c)
     w_ptr += (batch * heads + head) * n * n
-    dv = _sum(w_ptr, draw_ptr + base, 1, n, start, rows, m, n, heads, c, head, TOKENS, INNER, R, C)
-    at, inside = _places(rows, start + tl.arange(0, TOKENS), m, n, heads, c, head, R, C)
+    dv = _sum(w_ptr, draw_ptr + base, 1, n, start, rows, m, n, heads, c, TOKENS, INNER, R, C)
+    at, inside = _places(rows, start + tl.arange(0, TOKENS), m, n, heads, c, R, C)
     tl.store(dv_ptr + base + at, dv.to(dv_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def _weight_gradient(draw_ptr, v_ptr, dw_ptr, m, n, heads, c, j_tiles, each,
+def _weight_gradient(draw_ptr, v_ptr, dw_ptr, m, n, heads, j_tiles, each, c: tl.constexpr,
                      I: tl.constexpr, J: tl.constexpr, R: tl.constexpr, C: tl.constexpr):  # fmt: skip
     """Σ_s d_raw[s, i] · v[s, j] of a tile of pairs over a share of the rows."""
     head, pair = tl.program_id(0) % heads, tl.program_id(0) // heads
     i, j = pair // j_tiles * I + tl.arange(0, I), pair % j_tiles * J + tl.arange(0, J)
     share, batch = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    base = batch * m * n * heads * c
     acc = tl.zeros([I, J], tl.float32)
     for rows in range(share * each, tl.minimum(share * each + each, m), R):
-        at, inside = _places(rows, i, m, n, heads, c, head, R, C)
+        base = _base(batch, rows, head, m, n, heads, c)
+        at, inside = _places(rows, i, m, n, heads, c, R, C)
         draw = tl.load(draw_ptr + base + at, mask=inside, other=0.0)
-        at, inside = _places(rows, j, m, n, heads, c, head, R, C)
+        at, inside = _places(rows, j, m, n, heads, c, R, C)
         v = tl.load(v_ptr + base + at, mask=inside, other=0.0)
         acc = tl.dot(draw, tl.trans(v), acc, input_precision="ieee")
     dw_ptr += ((batch * tl.num_programs(1) + share) * heads + head) * n * n
@@ -167,7 +172,7 @@ def _logits_gradient(draw: Tensor, v: Tensor, w: Tensor, dtype: torch.dtype) -> 
     dw = v.new_empty(b, shares, heads, n, n, dtype=torch.float32)
     j_tiles = triton.cdiv(n, sizes["J"])
     _weight_gradient[(heads * triton.cdiv(n, sizes["I"]) * j_tiles, shares, b)](
-        draw, v, dw, m, n, heads, c, j_tiles, each, **sizes
+        draw, v, dw, m, n, heads, j_tiles, each, c, **sizes
     )
     dlogits = torch.empty_like(w, dtype=dtype)
     _softmax_gradient[(heads * n, b)](w, dw, dlogits, shares, heads * n, n, N=next_power_of_two(n))
