@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The comparison command: the curves of several runs in the same axes, and where they ended.
 
-compare_runs.py RUN... --out comparison.png [--columns loss grad_norm] [--validation ranked_lddt]
+compare_runs.py RUN... --out comparison.png [--columns loss grad_norm] [--validation lddt]
 """
 
 from __future__ import annotations
