@@ -62,12 +62,11 @@ def variants(config: TrainConfig, device: torch.device) -> Iterator[tuple[str, T
         yield "+ CUDA graphs", replace(config, kernels=KernelConfig("reference", dict(ops)))
 
 
-def ablate(
-    config: TrainConfig, device: torch.device, console: Console, repeats: int, warmup: int = 3
-) -> list[Line]:
+def ablate(config: TrainConfig, device: torch.device, console: Console, repeats: int) -> list[Line]:
     """Measure every line in turn, each with the GPU to itself."""
     lines: list[Line] = []
     for name, variant in variants(config, device):
+        warmup = 3 if variant.trainer.captures() else 1
         report = StepBenchmark(variant, device, Console(quiet=True)).run(repeats, warmup)
         gc.collect()
         if device.type == "cuda":

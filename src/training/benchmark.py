@@ -162,15 +162,18 @@ class StepBenchmark:
                 update_average(self.average, self.network, config.ema.decay)
 
     def run(self, repeats: int, warmup: int = 3) -> StepReport:
-        """Time `repeats` steps one by one; then one more kernel by kernel, for the breakdown."""
-        timed = self._timed(repeats, warmup)
+        """Time `repeats` steps one by one after `warmup` others; a step is captured in the second of them."""
+        return self._report(*self._timed(repeats, warmup))
+
+    def breakdown(self) -> dict[str, float]:
+        """Seconds of the parts of one step that runs kernel by kernel."""
         if self.device.type == "cuda":  # the graphs are gone; beside them the next step would not always fit
             gc.collect()
             torch.cuda.empty_cache()
         watched = Clock(self.device)
         watched.watch(self.network, TIMED_MODULES)
         self.step(watched, Eager(self.losses))
-        return self._report(*timed, watched.seconds())
+        return watched.seconds()
 
     def _timed(self, repeats: int, warmup: int) -> tuple[list[float], float | None, int | None, float | None]:
         """Seconds of each step; of a GPU the peak memory in GiB, kernels and busy seconds of one more."""
@@ -205,7 +208,6 @@ class StepBenchmark:
         peak: float | None,
         launches: int | None,
         busy: float | None,
-        breakdown: dict[str, float],
     ) -> StepReport:
         median = statistics.median(seconds)
         flops = step_flops(self.config.model, self.sizes)["total"]
@@ -222,7 +224,7 @@ class StepBenchmark:
             flops / median / attainable if attainable else None,
             launches,
             busy,
-            breakdown,
+            {},
             dict(choices(self.ops)),
             {"device": name, "torch": str(torch.__version__), "foldwright": package, "commit": commit},
         )
@@ -268,7 +270,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(ablation_table(lines))
         record: dict[str, Any] = {"lines": [asdict(line) for line in lines]}
     else:
-        report = StepBenchmark(config, device, console).run(flags.repeats)
+        benchmark = StepBenchmark(config, device, console)
+        report = benchmark.run(flags.repeats)
+        report.breakdown = benchmark.breakdown()
         print_report(report, console)
         record = asdict(report)
     if flags.json:
