@@ -224,7 +224,7 @@ def _calibration(
 
 
 def _from_files(folder: Path, truths: Truths, tell: Tell, console: Console) -> Iterator[Predicted]:
-    files = list(_prediction_files(folder))
+    files = list(prediction_files(folder))
     if not files:
         raise ValueError(f"{folder}: got no prediction, expected what predict.py left or .cif files")
     for target, seed, sample, path in track(files, "scoring", console=console):
@@ -238,7 +238,7 @@ def _from_files(folder: Path, truths: Truths, tell: Tell, console: Console) -> I
         yield Predicted(target, seed, sample, structure, scores)
 
 
-def _prediction_files(folder: Path) -> Iterator[tuple[str, int, int, Path]]:
+def prediction_files(folder: Path) -> Iterator[tuple[str, int, int, Path]]:
     """Target, seed, sample and file of each prediction; of plain files sample 0 of the target they name."""
     done = sorted(folder.glob(f"*/{DONE}"))
     for record in done:
