@@ -224,7 +224,7 @@ def _calibration(
 
 
 def _from_files(folder: Path, truths: Truths, tell: Tell, console: Console) -> Iterator[Predicted]:
-    files = list(prediction_files(folder))
+    files = list(_prediction_files(folder))
     if not files:
         raise ValueError(f"{folder}: got no prediction, expected what predict.py left or .cif files")
     for target, seed, sample, path in track(files, "scoring", console=console):
@@ -238,7 +238,7 @@ def _from_files(folder: Path, truths: Truths, tell: Tell, console: Console) -> I
         yield Predicted(target, seed, sample, structure, scores)
 
 
-def prediction_files(folder: Path) -> Iterator[tuple[str, int, int, Path]]:
+def _prediction_files(folder: Path) -> Iterator[tuple[str, int, int, Path]]:
     """Target, seed, sample and file of each prediction; of plain files sample 0 of the target they name."""
     done = sorted(folder.glob(f"*/{DONE}"))
     for record in done:
@@ -249,6 +249,26 @@ def prediction_files(folder: Path) -> Iterator[tuple[str, int, int, Path]]:
     if not done and folder.is_dir():
         for name, path in _structure_files(folder).items():
             yield name, 0, 0, path
+
+
+def first_ranked(folder: Path) -> list[tuple[str, int, int, Path]]:
+    """Of each target the sample with the highest ranking score; a file without a JSON beside it is last.
+
+    Raises ValueError where there is no prediction.
+    """
+
+    def rank(path: Path) -> float:
+        beside = path.with_suffix(".json")
+        return float(json.loads(beside.read_text())["ranking_score"]) if beside.is_file() else -np.inf
+
+    found: dict[str, tuple[float, tuple[str, int, int, Path]]] = {}
+    for record in _prediction_files(folder):
+        score = rank(record[3])
+        if record[0] not in found or score > found[record[0]][0]:
+            found[record[0]] = score, record
+    if not found:
+        raise ValueError(f"{folder}: got no prediction, expected what predict.py left")
+    return [record for _, record in found.values()]
 
 
 def _from_checkpoint(

@@ -30,7 +30,7 @@ from foldwright.data.report_html import Histogram, histogram_figure
 from foldwright.data.tables import read_table
 from foldwright.inference import report_page
 from foldwright.inference.assessment import EXAMPLES, SUMMARY, metrics_of, per_target
-from foldwright.inference.evaluate import Truths, prediction_files
+from foldwright.inference.evaluate import Truths, first_ranked
 from foldwright.inference.report_figures import against_size, curves
 from foldwright.inference.report_targets import Shown, show_target
 from foldwright.inference.viewer import viewer_script
@@ -159,30 +159,13 @@ def _targets(
     truths = Truths(arguments.truth, arguments.cache)
     figures = {(r["target"], r["seed"], r["sample"]): r for r in examples.to_pylist()} if examples else {}
     shown, failed = [], 0
-    for name, seed, sample, path in track(_best(arguments.predictions), "targets", console=console):
+    for name, seed, sample, path in track(first_ranked(arguments.predictions), "targets", console=console):
         try:
             shown.append(show_target(name, path, truths, figures.get((name, seed, sample), {})))
         except (ValueError, KeyError, Rejection) as error:
             failed += 1
             console.print(f"[red]not shown:[/] {name}: {error}", highlight=False, soft_wrap=True)
     return shown, failed
-
-
-def _best(folder: Path) -> list[tuple[str, int, int, Path]]:
-    """The sample of each target that ranks first: its JSON says how it ranks, a file without one is last."""
-
-    def rank(path: Path) -> float:
-        beside = path.with_suffix(".json")
-        return float(json.loads(beside.read_text())["ranking_score"]) if beside.is_file() else -np.inf
-
-    found: dict[str, tuple[float, tuple[str, int, int, Path]]] = {}
-    for record in prediction_files(folder):
-        score = rank(record[3])
-        if record[0] not in found or score > found[record[0]][0]:
-            found[record[0]] = score, record
-    if not found:
-        raise ValueError(f"--predictions: got no prediction in {folder}, expected what predict.py left")
-    return [record for _, record in found.values()]
 
 
 def _parser() -> argparse.ArgumentParser:
