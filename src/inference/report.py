@@ -2,10 +2,10 @@
 """The report command: a run, an evaluation and its predictions as one HTML file that needs no network.
 
     report.py --out report.html [--run RUN] [--evaluation EVALUATION]
-              [--predictions PREDICTIONS --truth TRUTH]
+              [--predictions PREDICTIONS --truth TRUTH] [--crop-gap FOLDER]
 
-What is given is shown: curves over training, tables and distributions of metrics, error against size, and of
-every target the best-ranked sample beside the truth, in 3D.
+What is given is shown: curves over training, tables and distributions of metrics, error against size, the gap
+between crops and whole targets, and of every target the best-ranked sample beside the truth, in 3D.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from foldwright.data.report_html import Histogram, histogram_figure
 from foldwright.data.tables import read_table
 from foldwright.inference import report_page
 from foldwright.inference.assessment import EXAMPLES, SUMMARY, metrics_of, per_target
+from foldwright.inference.crop_gap import PICTURE
 from foldwright.inference.evaluate import Truths, first_ranked
-from foldwright.inference.report_figures import against_size, curves
+from foldwright.inference.report_figures import against_size, curves, data_uri
 from foldwright.inference.report_targets import Shown, show_target
 from foldwright.inference.viewer import viewer_script
 
@@ -55,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def write_report(arguments: argparse.Namespace, console: Console) -> int:
     """Write the page; how many targets could not be shown. ValueError for what is asked for and not there."""
-    if not (arguments.run or arguments.evaluation or arguments.predictions):
-        raise ValueError("got nothing to report; expected --run, --evaluation or --predictions")
+    if not (arguments.run or arguments.evaluation or arguments.crop_gap or arguments.predictions):
+        raise ValueError("got nothing to report; expected --run, --evaluation, --predictions or --crop-gap")
     if bool(arguments.predictions) != bool(arguments.truth):
         raise ValueError("--predictions: got it without --truth, or --truth alone; expected both or none")
     script = viewer_script(arguments.cache) if arguments.predictions else ""
@@ -65,6 +66,7 @@ def write_report(arguments: argparse.Namespace, console: Console) -> int:
     sections = [
         *(_training(arguments.run) if arguments.run else ()),
         *(_metrics(arguments.evaluation, examples) if examples is not None else ()),
+        _gap(arguments.crop_gap) if arguments.crop_gap else "",
         report_page.section("Targets", report_page.targets(shown)),
     ]
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -150,6 +152,13 @@ def _interval(interval: dict[str, Any]) -> str:
     return f"{interval['mean']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
 
 
+def _gap(folder: Path) -> str:
+    if not (folder / PICTURE).is_file():
+        raise ValueError(f"--crop-gap: got {folder}, expected a folder that crop_gap.py wrote")
+    uri = data_uri((folder / PICTURE).read_bytes(), "svg+xml")
+    return report_page.section("Crops and whole targets", report_page.picture(uri, "crops and whole targets"))
+
+
 # --- targets ---
 
 
@@ -180,6 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--evaluation", type=Path, help="what evaluate.py wrote: tables and distributions")
     add("--predictions", type=Path, help="what predict.py left: a page a target, its best-ranked sample")
     add("--truth", type=Path, help="folder of mmCIF files, or a store: the true structures beside them")
+    add("--crop-gap", type=Path, help="what crop_gap.py wrote")
     add("--title", default="What the model is worth", help="of the page")
     add("--cache", type=Path, default=DEFAULT_CACHE, help="where the viewer and the parsed dictionary are")
     return parser

@@ -56,6 +56,28 @@ def maps(named: Mapping[str, Values]) -> str:
     return _uri(figure, "png")
 
 
+def gap_picture(sizes: Values, by_size: Mapping[str, Values], edges: Mapping[str, Values]) -> bytes:
+    """LDDT of each way of predicting against the number of tokens, a point a target; and against the distance
+    to the cut, means over the tokens of all targets. An SVG file.
+
+    sizes [T]; by_size: [T] each. edges: columns [E] of one length: `distance`, `tokens`, and LDDTs.
+    """
+    figure, (left, right) = _figure(11, 3.6, 1, 2)
+    for mode, values in by_size.items():
+        left.plot(sizes, values, "o", markersize=4, label=mode.replace("_", " "))
+    left.set(xlabel="tokens", ylabel="LDDT")
+    distances, place = np.unique(edges["distance"], return_inverse=True)
+    counts = np.bincount(place, edges["tokens"])
+    for mode, values in edges.items():
+        if mode.startswith("lddt_"):
+            means = np.bincount(place, edges["tokens"] * values) / counts
+            right.plot(distances, means, label=mode.removeprefix("lddt_").replace("_", " "))
+    right.set(xlabel="tokens to the crop's cut", ylabel="LDDT of tokens, pairs within the crop")
+    for axis in (left, right):
+        axis.legend(fontsize=8)
+    return _drawn(figure, "svg")
+
+
 def _grid(number: int) -> tuple[Any, list[Any]]:
     rows = -(-number // _COLUMNS)
     figure, axes = _figure(11, 2.4 * rows, rows, _COLUMNS)
@@ -76,9 +98,13 @@ def _figure(width: float, height: float, rows: int, columns: int) -> tuple[Any, 
 
 
 def _uri(figure: Any, kind: str) -> str:
+    return data_uri(_drawn(figure, kind), "svg+xml" if kind == "svg" else kind)
+
+
+def _drawn(figure: Any, kind: str) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, dpi=90)
-    return data_uri(buffer.getvalue(), "svg+xml" if kind == "svg" else kind)
+    return buffer.getvalue()
 
 
 def data_uri(picture: bytes, kind: str) -> str:
