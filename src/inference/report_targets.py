@@ -47,7 +47,8 @@ def show_target(name: str, path: Path, truths: Truths, figures: Mapping[str, Any
     target = structure_target(matched.truth, truths.components)
     x = matched.coords
     truth, resolved = permuted_truth(collate([target.example(0, 1, 1, 0)], {}), x)
-    there = resolved & np.abs(x).any(axis=1)
+    predicted_atoms = np.abs(x).any(axis=1)
+    there = resolved & predicted_atoms
     centres = target.entry.tokens.token_centre
     laid_on = np.flatnonzero(there & np.isin(np.arange(len(x)), centres))
     moved = superpose(truth[laid_on], x[laid_on])(truth) if len(laid_on) > 2 else truth
@@ -57,7 +58,7 @@ def show_target(name: str, path: Path, truths: Truths, figures: Mapping[str, Any
         write_structure(matched.truth, coords, file, truths.dictionary, mask=resolved)
         true_text = file.read_text()
     pictures = {
-        "predicted distance": _distances(x[centres]),
+        "predicted distance": np.where(_pairs(predicted_atoms[centres]), _distances(x[centres]), np.nan),
         "true distance": np.where(_pairs(resolved[centres]), _distances(truth[centres]), np.nan),
     }
     if (pae := _pae(path)) is not None:
