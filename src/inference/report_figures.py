@@ -84,7 +84,7 @@ def _grid(number: int) -> tuple[Any, list[Any]]:
     for axis in axes[number:]:
         axis.set_visible(False)
     for axis in axes:
-        axis.tick_params(labelsize=7)
+        axis.tick_params(which="both", labelsize=7)
     return figure, axes
 
 
