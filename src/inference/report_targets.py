@@ -47,7 +47,7 @@ def show_target(name: str, path: Path, truths: Truths, figures: Mapping[str, Any
     target = structure_target(matched.truth, truths.components)
     x = matched.coords
     truth, resolved = permuted_truth(collate([target.example(0, 1, 1, 0)], {}), x)
-    predicted_atoms = np.abs(x).any(axis=1)
+    predicted_atoms = np.asarray(np.abs(x).any(axis=1))
     there = resolved & predicted_atoms
     centres = target.entry.tokens.token_centre
     laid_on = np.flatnonzero(there & np.isin(np.arange(len(x)), centres))
