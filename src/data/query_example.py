@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 import gemmi
 import numpy as np
+from numpy.typing import NDArray
 
 from foldwright.batch import Batch
 from foldwright.data.alignment_formats import Alignment, parse_a3m
@@ -47,13 +48,22 @@ class Target:
     def structure(self) -> Structure:
         return self.entry.structure
 
-    def example(self, seed: int, n_cycles: int, msa_rows: int, n_templates: int) -> Batch:
-        """Features of all tokens (no leading axis); alignment rows and conformers are keyed by the seed."""
+    def example(
+        self,
+        seed: int,
+        n_cycles: int,
+        msa_rows: int,
+        n_templates: int,
+        kept: NDArray[np.int64] | None = None,
+    ) -> Batch:
+        """Features of all tokens, or of those `kept` [N] (ascending), without a leading axis; alignment rows
+        and conformers are keyed by the seed.
+        """
         return build_example(
             self.entry,
             self.components,
             self.msas,
-            np.arange(len(self.entry.tokens.token_residue)),
+            np.arange(len(self.entry.tokens.token_residue)) if kept is None else kept,
             msa_config=MsaConfig(msa_rows, random_depth=False),
             n_templates=n_templates,
             n_cycles=n_cycles,

@@ -35,7 +35,7 @@ def html_page(title: str, rows: Sequence[tuple[str, str, str]], histograms: Sequ
         cells = "".join(f"<td>{escape(text)}</td>" for text in (name, count, example))
         body.append(f'<tr class="{escape(kind)}">{cells}</tr>')
     body.append("</table>")
-    body += [figure for histogram in histograms if (figure := _figure(histogram))]
+    body += [figure for histogram in histograms if (figure := histogram_figure(histogram))]
     head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style>'
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>\n'
@@ -44,7 +44,8 @@ def html_page(title: str, rows: Sequence[tuple[str, str, str]], histograms: Sequ
     )
 
 
-def _figure(histogram: Histogram) -> str:
+def histogram_figure(histogram: Histogram) -> str:
+    """A captioned picture; empty where there is no value."""
     values = np.asarray(histogram.values, np.float64)
     left_out = int((values <= 0).sum()) if histogram.logarithmic else 0
     if histogram.logarithmic:

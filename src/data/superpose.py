@@ -35,13 +35,20 @@ class Gdt(NamedTuple):
     motion: Motion
 
 
-def superpose(moving: NDArray[np.floating], fixed: NDArray[np.floating]) -> Motion:
-    """The rigid motion of `moving` [n, 3] with the least squared distance to `fixed` (Kabsch, n >= 1)."""
+def superpose(
+    moving: NDArray[np.floating], fixed: NDArray[np.floating], weights: NDArray[np.floating] | None = None
+) -> Motion:
+    """The rigid motion of `moving` [n, 3] with the least squared distance to `fixed` (Kabsch, n >= 1).
+
+    weights [n]: of the squared distances, above zero; all equal if None.
+    """
     x, y = np.asarray(moving, np.float64), np.asarray(fixed, np.float64)
-    u, _, vt = np.linalg.svd((x - x.mean(0)).T @ (y - y.mean(0)))
+    w = np.ones(len(x)) if weights is None else np.asarray(weights, np.float64)
+    centre, other = np.average(x, axis=0, weights=w), np.average(y, axis=0, weights=w)
+    u, _, vt = np.linalg.svd((x - centre).T @ (w[:, None] * (y - other)))
     sign = np.sign(np.linalg.det(u @ vt))
     rotation = u @ np.diag([1.0, 1.0, sign]) @ vt
-    return Motion(rotation, y.mean(0) - x.mean(0) @ rotation)
+    return Motion(rotation, other - centre @ rotation)
 
 
 def gdt(moving: NDArray[np.floating], fixed: NDArray[np.floating]) -> Gdt:

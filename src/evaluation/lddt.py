@@ -19,8 +19,15 @@ def lddt(x: Tensor, x_true: Tensor, resolved: Tensor, residue: Tensor, radius: f
     pairs within one residue do not count, as in the original definition. Per-atom scores are averaged over
     the resolved atoms that have a neighbour within `radius` of the truth. NaN if there is none.
     """
+    return lddt_of_atoms(x, x_true, resolved, residue, radius).nanmean(-1)
+
+
+def lddt_of_atoms(
+    x: Tensor, x_true: Tensor, resolved: Tensor, residue: Tensor, radius: float = 15.0
+) -> Tensor:
+    """The score of every atom [..., A], as `lddt` averages them; NaN for atoms that it leaves out."""
     x, x_true = x.double(), x_true.double()
-    total, n_scored = x.new_zeros(x.shape[:-2]), x.new_zeros(())
+    scores = x.new_full(x.shape[:-1], torch.nan)
     for start in range(0, x_true.shape[0], _ROWS):
         rows = slice(start, start + _ROWS)
         counted = resolved[rows, None] & resolved & (residue[rows, None] != residue)
@@ -31,10 +38,8 @@ def lddt(x: Tensor, x_true: Tensor, resolved: Tensor, residue: Tensor, radius: f
         for threshold in THRESHOLDS:
             kept += error < threshold
         neighbours = counted.sum(-1)
-        per_atom = (kept * counted).sum(-1) / (len(THRESHOLDS) * neighbours.clamp(min=1))
-        total += per_atom.sum(-1)
-        n_scored += (neighbours > 0).sum()
-    return total / n_scored
+        scores[..., rows] = (kept * counted).sum(-1) / (len(THRESHOLDS) * neighbours)
+    return scores
 
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ from foldwright.inference.assessment import (
     write_summary,
 )
 from foldwright.inference.match import match
-from foldwright.inference.network import load_network
+from foldwright.inference.network import device_of, load_network
 from foldwright.inference.output import DONE
 from foldwright.inference.sampling import SamplingConfig, predict_target
 from foldwright.kernels import KernelConfig
@@ -251,27 +251,40 @@ def _prediction_files(folder: Path) -> Iterator[tuple[str, int, int, Path]]:
             yield name, 0, 0, path
 
 
+def first_ranked(folder: Path) -> list[tuple[str, int, int, Path]]:
+    """Of each target the sample with the highest ranking score; a file without a JSON beside it is last.
+
+    Raises ValueError where there is no prediction.
+    """
+
+    def rank(path: Path) -> float:
+        beside = path.with_suffix(".json")
+        return float(json.loads(beside.read_text())["ranking_score"]) if beside.is_file() else -np.inf
+
+    found: dict[str, tuple[float, tuple[str, int, int, Path]]] = {}
+    for record in _prediction_files(folder):
+        score = rank(record[3])
+        if record[0] not in found or score > found[record[0]][0]:
+            found[record[0]] = score, record
+    if not found:
+        raise ValueError(f"{folder}: got no prediction, expected what predict.py left")
+    return [record for _, record in found.values()]
+
+
 def _from_checkpoint(
     arguments: argparse.Namespace, truths: Truths, tell: Tell, console: Console
 ) -> Iterator[Predicted]:
     store = truths.store
     if store is None:
         raise ValueError("--truth: got a folder of files, expected a store, whose alignments are used")
-    device = torch.device("cuda" if arguments.device == "auto" and torch.cuda.is_available() else
-                          "cpu" if arguments.device == "auto" else arguments.device)  # fmt: skip
+    device = device_of(arguments.device)
     network = load_network(arguments.checkpoint, device, KernelConfig(arguments.kernels)).network
     sampling = SamplingConfig(
         arguments.samples, arguments.cycles, sampler=SamplerConfig(steps=arguments.steps)
     )
-    for name in track(_entries(arguments.entries, truths), "predicting", console=console):
+    for name in track(chosen_entries(arguments.entries, truths), "predicting", console=console):
         try:
-            entry = store.entry(name)
-            target = Target(
-                entry,
-                store.components,
-                store.msas(name, map(int, entry.msa_entities)),
-                store.templates(name, map(int, entry.template_entities)),
-            )
+            target = stored_target(store, name)
             samples = list(predict_target(network, target, sampling, arguments.seed, device))
         except (ValueError, KeyError, torch.cuda.OutOfMemoryError) as error:
             tell(name, str(error))
@@ -282,7 +295,19 @@ def _from_checkpoint(
             yield Predicted(name, sample.seed, sample.number, structure, vars(sample.confidence))
 
 
-def _entries(wanted: Sequence[str], truths: Truths) -> Iterable[str]:
+def stored_target(store: Store, name: str) -> Target:
+    """An entry with its alignments and templates; KeyError for an unknown one."""
+    entry = store.entry(name)
+    return Target(
+        entry,
+        store.components,
+        store.msas(name, map(int, entry.msa_entities)),
+        store.templates(name, map(int, entry.template_entities)),
+    )
+
+
+def chosen_entries(wanted: Sequence[str], truths: Truths) -> Iterable[str]:
+    """The wanted entries of a store once each, all if none is; ValueError for one that is not there."""
     if unknown := sorted(set(wanted) - set(truths.names())):
         raise ValueError(f"--entries: got {unknown[0]!r}, which is not in the store")
     return list(dict.fromkeys(wanted)) or truths.names()

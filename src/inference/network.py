@@ -28,6 +28,13 @@ class Loaded:
     step: int
 
 
+def device_of(wanted: str) -> torch.device:
+    """The device of a name; of `auto` the GPU, where there is one."""
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(wanted)
+
+
 def load_network(path: Path, device: torch.device, kernels: KernelConfig, raw: bool = False) -> Loaded:
     """The averaged (or, if `raw`, the trained) weights of a run directory, of one checkpoint in it, or of a
     safetensors file exported from one.

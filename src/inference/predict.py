@@ -26,7 +26,7 @@ from foldwright.data.query import Query
 from foldwright.data.query_example import Components, query_target
 from foldwright.data.query_files import find_files, read_queries
 from foldwright.diffusion.sampler import SamplerConfig
-from foldwright.inference.network import Loaded, load_network
+from foldwright.inference.network import Loaded, device_of, load_network
 from foldwright.inference.output import collect_rankings, folder_name, is_done, query_digest, write_prediction
 from foldwright.inference.sampling import Sample, SamplingConfig, predict_target
 from foldwright.kernels import KernelConfig
@@ -144,7 +144,7 @@ def _work_and_send(job: Job, queue: Any) -> None:
 
 def work(job: Job, tell: Tell) -> None:
     """Predict this process's share of the targets, in order; `tell` hears of each."""
-    device = torch.device(_device(job.device))
+    device = device_of(job.device)
     dictionary = Dictionary.open(job.dictionary_cache)
     components = Components(dictionary)
     queries = list(_share(job, dictionary, tell))
@@ -202,12 +202,6 @@ def _predict(query: Query, job: Job, loaded: Loaded, components: Components, dev
     }  # fmt: skip
     write_prediction(folder, target, samples(), components.with_own(query).dictionary, record)
     return "done"
-
-
-def _device(wanted: str) -> str:
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return wanted
 
 
 def _job(arguments: argparse.Namespace) -> Job:

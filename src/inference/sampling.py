@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from foldwright.affinity.head import Pocket
 from foldwright.affinity.scores import ensemble, pic50
@@ -60,7 +61,7 @@ def predict_target(
 
     Raises ValueError for coordinates that are not finite.
     """
-    batch = _batch(target, config, seed).to(device)
+    batch = target_batch(target, config, seed).to(device)
     seeds = torch.tensor([seed], dtype=torch.int64, device=device)
     trunk = network.represent(batch, seeds)
     contacts = contact_probability(network.distogram(trunk.z)[0])
@@ -81,8 +82,11 @@ def predict_target(
             yield sample
 
 
-def _batch(target: Target, config: SamplingConfig, seed: int) -> Batch:
-    example = target.example(seed, config.cycles, config.msa_rows, config.templates)
+def target_batch(
+    target: Target, config: SamplingConfig, seed: int, kept: NDArray[np.int64] | None = None
+) -> Batch:
+    """The batch of one that the network sees: all tokens of a target, or those `kept` [N], ascending."""
+    example = target.example(seed, config.cycles, config.msa_rows, config.templates, kept)
     atoms = -(-example.sizes()["A"] // 32) * 32  # whole query windows of atom attention
     return collate([example], {"A": (atoms,)})
 

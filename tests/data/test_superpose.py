@@ -44,3 +44,13 @@ def test_unrelated_points_score_low_and_too_few_are_refused():
     assert gdt(x, y).score < 20
     with pytest.raises(ValueError, match="at least three points"):
         gdt(x[:2], y[:2])
+
+
+def test_weights_are_repeated_points():
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(2, 7, 3))
+    counts = np.array([1, 3, 2, 1, 5, 1, 2])
+    weighted = superpose(x, y, counts)
+    repeated = superpose(np.repeat(x, counts, axis=0), np.repeat(y, counts, axis=0))
+    np.testing.assert_allclose(weighted(x), repeated(x), atol=1e-10)
+    assert np.abs(weighted(x) - superpose(x, y)(x)).max() > 0.01

@@ -1,0 +1,7 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Compare crops of the training size, these stitched, and whole targets; --help lists the options."""
+
+from foldwright.inference.crop_gap import main
+
+raise SystemExit(main())

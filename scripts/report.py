@@ -1,0 +1,7 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Write one HTML file of a run, an evaluation and its predictions; --help lists the options."""
+
+from foldwright.inference.report import main
+
+raise SystemExit(main())
