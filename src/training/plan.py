@@ -169,8 +169,8 @@ def table(config: TrainConfig, found: Sequence[Cost], name: str, n_gpus: int) ->
         )  # fmt: skip
     table.caption = (
         f"TFLOP, s and MFU of one example at the mean number of cycles; global batch {config.global_batch}. "
-        "Weights whole on every GPU, steps captured, nothing for communication and loading. 2nd shape: GiB of "
-        "the first batch of another crop or number of cycles, which runs beside the captured graphs."
+        "Weights whole on every GPU, steps captured, nothing for communication and loading. 2nd shape: GiB "
+        "of the first batch of another crop or number of cycles, which runs beside the captured graphs."
     )
     return table
 
