@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Gpu:
-    """Dense bf16 products in TFLOP/s, memory bandwidth in TB/s, memory in GB (1e9 bytes)."""
+    """Dense bf16 products in TFLOP/s, memory bandwidth in TB/s, memory in GiB (which data sheets call GB)."""
 
     tflops: float
     bandwidth: float

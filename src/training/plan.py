@@ -46,8 +46,8 @@ SECONDS_A_DAY = 86_400
 
 @dataclass(frozen=True)
 class Cost:
-    """What one size of step asks for: seconds and FLOPs an example at the mean number of cycles, GiB at
-    most. `peak_gib` is None where it cannot be counted without a GPU.
+    """What one size of step asks for: seconds and FLOPs an example at the mean number of cycles, and GiB of
+    the step alone, None where they cannot be counted without a GPU.
     """
 
     phase: str
@@ -55,7 +55,7 @@ class Cost:
     steps: float
     flops: float
     seconds: float
-    peak_gib: float | None
+    activations_gib: float | None
 
 
 def executed_flops(model: ModelConfig, sizes: StepSizes, recompute: Recompute) -> float:
@@ -94,14 +94,18 @@ def n_parameters(model: ModelConfig) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def peak_gib(config: TrainConfig, phase: PhaseConfig) -> float | None:
-    """Predicted peak of a device with all weights on it; None for policies that cannot be counted."""
+def fixed_gib(model: ModelConfig) -> float:
+    """What a device holds all the time, with all weights on it."""
+    return STATE * n_parameters(model) / 2**30 + RUNTIME
+
+
+def activations_gib(config: TrainConfig, phase: PhaseConfig) -> float | None:
+    """Predicted peak of what a step adds; None for policies of recomputation that cannot be counted."""
     if config.trainer.recompute not in (Recompute.nothing, Recompute.block):
         return None
     kept = sum(kept_bytes(config, phase).values())
     pairs = config.trainer.batch_per_device * phase.crop_tokens**2 * config.model.widths.pair
-    block = BLOCK * pairs * config.model.products_dtype.itemsize
-    return (STATE * n_parameters(config.model) + kept + block) / 2**30 + RUNTIME
+    return (kept + BLOCK * pairs * config.model.products_dtype.itemsize) / 2**30
 
 
 def costs(config: TrainConfig, gpu: Gpu) -> list[Cost]:
@@ -121,7 +125,7 @@ def costs(config: TrainConfig, gpu: Gpu) -> list[Cost]:
             steps = (phase.until - first) * crop_shares(phase)[sized.crop_tokens]
             flops = step_flops(config.model, sizes)["total"]
             seconds = step_seconds(config.model, sizes, recompute, gpu)
-            found.append(Cost(name, sizes, steps, flops, seconds, peak_gib(config, sized)))
+            found.append(Cost(name, sizes, steps, flops, seconds, activations_gib(config, sized)))
         first = phase.until
     return found
 
@@ -139,23 +143,44 @@ def table(config: TrainConfig, found: Sequence[Cost], name: str, n_gpus: int) ->
     table = Table(title=title, title_justify="left", show_footer=True)
     total = days(found, config.global_batch, n_gpus)
     footers = {"phase": "all", "steps": f"{sum(cost.steps for cost in found):,.0f}", "days": f"{total:.2f}"}
-    for column in ("phase", "crop", "D", "cycles", "steps", "TFLOP", "s", "MFU", "peak GiB", "days"):
+    for column in (
+        "phase",
+        "crop",
+        "D",
+        "cycles",
+        "steps",
+        "TFLOP",
+        "s",
+        "MFU",
+        "peak GiB",
+        "2nd shape",
+        "days",
+    ):
         table.add_column(column, footers.get(column, ""), justify="left" if column == "phase" else "right")
-    room = gpu.memory * 1e9 / 2**30
+    fixed = fixed_gib(config.model)
     for cost in found:
-        s, peak = cost.sizes, cost.peak_gib
-        memory = "not counted" if peak is None else f"{peak:.1f}" + " too much" * (peak > room)
+        s = cost.sizes
         table.add_row(
             cost.phase, str(s.tokens), str(s.diffusion_samples), f"{s.cycles:g}", f"{cost.steps:,.0f}",
             f"{cost.flops / 1e12:.1f}", f"{cost.seconds:.3f}",
-            f"{cost.flops / cost.seconds / gpu.tflops / 1e10:.1f} %", memory,
+            f"{cost.flops / cost.seconds / gpu.tflops / 1e10:.1f} %",
+            *(_memory(fixed, times, cost.activations_gib, gpu) for times in (1, 2)),
             f"{days([cost], config.global_batch, n_gpus):.2f}",
         )  # fmt: skip
     table.caption = (
         f"TFLOP, s and MFU of one example at the mean number of cycles; global batch {config.global_batch}. "
-        "Weights whole on every GPU, steps captured, nothing for communication and loading."
+        "Weights whole on every GPU, steps captured, nothing for communication and loading. 2nd shape: GiB "
+        "of the first batch of another crop or number of cycles, which runs beside the captured graphs."
     )
     return table
+
+
+def _memory(fixed: float, times: int, activations: float | None, gpu: Gpu) -> str:
+    """GiB with the activations of one step or, beside a captured one, of two."""
+    if activations is None:
+        return "not counted"
+    total = fixed + times * activations
+    return f"{total:.1f}" + " too much" * (total > gpu.memory)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -70,7 +70,9 @@ def test_peak_memory_is_predicted(name):
     """768 gave, with 384-rollout, the two constants; the others did not."""
     pytest.importorskip("triton", reason="other ops keep other tensors")
     sizes, _, peak = measured(name)
-    assert plan.peak_gib(*base(sizes)) == pytest.approx(peak, rel=0.02)
+    config, phase = base(sizes)
+    predicted = plan.fixed_gib(config.model) + plan.activations_gib(config, phase)
+    assert predicted == pytest.approx(peak, rel=0.02)
 
 
 def test_recomputation_counts_every_block_once_more():
@@ -96,7 +98,7 @@ def test_days_follow_steps_and_gpus():
 
 
 def test_mixtures_share_their_steps_and_stages_without_structure_are_refused(monkeypatch):
-    monkeypatch.setattr(plan, "peak_gib", lambda config, phase: None)
+    monkeypatch.setattr(plan, "activations_gib", lambda config, phase: None)
     config = compose_config(["model=tiny", "data=pdb", "curriculum.initial.crop_tokens=64"])
     config.curriculum = {
         "a": replace(config.curriculum["initial"], until=100, crop_mixture={32: 1.0, 64: 3.0}, msa_rows=4),
@@ -120,6 +122,12 @@ def test_the_command_prints_a_table(capsys):
     assert "8 x A100: predicted" in out
     assert "78,125" in out
     assert plan.main([*arguments, "modle=base"]) == 1
+
+
+def test_what_does_not_fit_is_said():
+    assert plan._memory(8.0, 1, 83.3, GPU) == "91.3"
+    assert plan._memory(8.0, 2, 83.3, GPU) == "174.6 too much"
+    assert plan._memory(8.0, 2, None, GPU) == "not counted"
 
 
 def test_gpus_are_told_by_their_devices_names():
@@ -146,7 +154,7 @@ def test_kept_bytes_need_no_memory(monkeypatch):
 
 def test_what_cannot_be_counted_is_refused():
     config = compose_config(["model=tiny", "trainer.recompute=offload"])
-    assert plan.peak_gib(config, config.curriculum["initial"]) is None
+    assert plan.activations_gib(config, config.curriculum["initial"]) is None
     with pytest.raises(ValueError, match="expected nothing or block"):
         kept_bytes(config, config.curriculum["initial"])
 
