@@ -56,12 +56,25 @@ def _attention(s: int, n: int, heads: int, c: int) -> list[Any]:
     return [*packed.unbind(-3), _draw(1, heads, n, n), _draw(1, s, n, heads * c)]
 
 
+def _outer_product_mean(n: int) -> list[Any]:
+    mask = torch.arange(1024, device="cuda")[None] < 768  # a quarter of the rows is padding
+    a, b = _draw(1, 1024, n, 64).chunk(2, -1)
+    return [a, b, mask, _parameter(128, 1024, scale=0.03), _parameter(128)]
+
+
+def _pair_weighted_average(n: int) -> list[Any]:
+    v = _draw(1, 1024, n, 8, 8)
+    return [v, _draw(1, 8, n, n), _draw(1, 1024, n, 64)]
+
+
 CASES: tuple[Case, ...] = (
     ("layer_norm", _layer_norm, (384, 768)),
     ("transition", _transition, (384, 768)),
     ("triangle_multiplication", _triangle_multiplication, (384, 768)),
     ("triangle_attention", lambda n: _attention(n, n, 4, 32), (384, 768)),
     ("attention_pair_bias", lambda n: _attention(48, n, 16, 48), (384, 768)),
+    ("outer_product_mean", _outer_product_mean, (384, 768)),
+    ("pair_weighted_average", _pair_weighted_average, (384, 768)),
 )
 
 
