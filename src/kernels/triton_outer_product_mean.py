@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from foldwright.kernels import reference
+from foldwright.kernels.casts import cast
 from foldwright.kernels.launch import needs_triton, next_power_of_two
 from foldwright.kernels.registry import register
 from foldwright.kernels.tiles import tile
@@ -185,7 +186,7 @@ def _outer_product_mean(a: Tensor, b: Tensor, mask: Tensor, weight: Tensor, bias
     left = _sliced(_kept(a, mask), sizes["SLICE"])
     y = a.new_empty(examples, n, n, c_z)
     _forward[(*_grid(n, sizes, n), examples)](
-        left, b.contiguous(), *_visited(mask), weight.to(a.dtype).contiguous(), bias, y,
+        left, b.contiguous(), *_visited(mask), cast(weight, a.dtype).contiguous(), bias, y,
         m, n, c, c_z, left.shape[1], **sizes,
     )  # fmt: skip
     return y
@@ -241,7 +242,7 @@ def _input_gradients(
 def _outer_product_mean_backward(
     dy: Tensor, a: Tensor, b: Tensor, mask: Tensor, weight: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    dy, low = dy.contiguous(), weight.to(a.dtype).contiguous()
+    dy, low = dy.contiguous(), cast(weight, a.dtype).contiguous()
     rows, scale = _visited(mask)
     a, b = _kept(a, mask), _kept(b, mask)
     dw = _weights_gradient(dy, a, b, rows, scale, weight)
