@@ -12,6 +12,7 @@ from torch import Tensor
 
 from foldwright.diffusion.noise import centre_random_augmentation
 from foldwright.diffusion.precondition import SIGMA_DATA
+from foldwright.kernels.casts import frozen_weights
 from foldwright.randomness import key, normal
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
@@ -38,10 +39,11 @@ def noise_schedule(config: SamplerConfig) -> list[float]:
     return [SIGMA_DATA * (top + fraction * (bottom - top)) ** config.rho for fraction in fractions]
 
 
+@frozen_weights()
 def sample_diffusion(
     denoiser: Denoiser, atom_mask: Tensor, n_samples: int, config: SamplerConfig, seed: Tensor
 ) -> Tensor:
-    """Structures [B, D, A, 3] Å, float32, from noise. atom_mask [B, A]; seed int64 [B].
+    """Structures [B, D, A, 3] Å, float32, from noise, without gradient. atom_mask [B, A]; seed int64 [B].
 
     `denoiser` maps (x_noisy [B, D, A, 3], t̂ [B, D]) to the denoised x. Line 9 uses x_noisy (erratum).
     """

@@ -30,6 +30,8 @@ from foldwright.kernels import (
     triton_dropout,
     triton_gates,
     triton_layer_norm,
+    triton_outer_product_mean,
+    triton_pair_weighted_average,
     triton_smooth_lddt,
     triton_transition,
     triton_triangle_multiplication,
@@ -131,6 +133,8 @@ def _calls() -> list[Callable[[], Any]]:
         lambda: _attention(8, 4, 32),
         lambda: _attention(8, 16, 48),
         _window_attention,
+        _outer_product_mean,
+        _pair_weighted_average,
         lambda: triton_dropout._dropout_residual(z, z, seed, 0.25, 1),
         lambda: triton_dropout._dropout_gradient(z, seed, 0.25, 2, z.stride(), z.dtype),
         lambda: triton_adaptive_layer_norm._modulated_norm(a, g, 1e-5),
@@ -171,6 +175,20 @@ def _window_attention() -> None:
     bias, gate = q.new_empty(1, 2, 4, 32, 128), q.new_empty(1, 8, 64, 128)
     triton_window_attention._window_attention(q, k, v, bias, gate)
     triton_window_attention._window_attention_backward(gate, q, k, v, bias, gate)
+
+
+def _outer_product_mean() -> None:
+    a, b = torch.empty(1, _N, _N, 2 * 32, dtype=torch.bfloat16).chunk(2, -1)
+    mask, weight, bias = torch.ones(1, _N, dtype=torch.bool), torch.empty(_C, 32 * 32), torch.empty(_C)
+    dy = triton_outer_product_mean._outer_product_mean(a, b, mask, weight, bias)
+    triton_outer_product_mean._outer_product_mean_backward(dy, a, b, mask, weight, bias)
+
+
+def _pair_weighted_average() -> None:
+    v = torch.empty(1, _N, _N, 8, 8, dtype=torch.bfloat16)
+    logits, gate = v.new_empty(1, 8, _N, _N), v.new_empty(1, _N, _N, 64)
+    triton_pair_weighted_average._pair_weighted_average(v, logits, gate)
+    triton_pair_weighted_average._pair_weighted_average_backward(gate, v, logits, gate)
 
 
 def main() -> int:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from foldwright.geometry import best_rotation
+from foldwright.kernels.casts import cast
 from foldwright.kernels.registry import register
 from foldwright.randomness import uniform
 from foldwright.windows import key_windows, query_windows
@@ -28,7 +29,7 @@ def upcast(x: Tensor) -> Tensor:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + b in the dtype of x: the activations' dtype alone decides the precision of a product."""
-    return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+    return F.linear(x, cast(weight, x.dtype), None if bias is None else cast(bias, x.dtype))
 
 
 @register("layer_norm", "reference")

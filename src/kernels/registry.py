@@ -115,6 +115,8 @@ def _load_implementations() -> None:
             "triton_window_attention",
             "triton_dropout",
             "triton_smooth_lddt",
+            "triton_outer_product_mean",
+            "triton_pair_weighted_average",
         ]
     for name in names:
         import_module(f"foldwright.kernels.{name}")

@@ -2,14 +2,14 @@
 """The outer product mean of an MSA with its output projection (AF3 Algorithm 9): the [N, N, c c] product is
 never written in the forward pass, nor kept for the backward pass.
 
-A program holds the pairs of a few tokens i and j. It walks slices of a's channels: the slice's outer product is
-one product over the MSA rows, which is rearranged on chip from (i, c) x (j, d) to (i, j) x (c, d) and projected
-onto the output it accumulates. Rows beyond the last one that counts are not visited.
+A program holds the pairs of NI tokens i and NJ tokens j. It walks slices of a's channels: a slice's outer
+product is one product over the MSA rows, rearranged on chip from (i, c) x (j, d) to (i, j) x (c, d) and
+projected onto the output that the program accumulates. Rows beyond the last one that counts are not visited.
 
-Backward: the weight's gradient walks the same tiles, a slice of channels and a share of the pairs a program; the
-partial sums are added in a fixed order. The gradient of the product is written for CHUNK_BYTES of pairs at a time,
-as the matrix (i, c) x (j, d) from which cuBLAS makes both inputs' gradients: to recompute it for each tile of rows
-would cost as much as these products themselves.
+Backward: the weight's gradient walks the same tiles, a slice of channels and a share of the pairs a program;
+the partial sums are added in a fixed order. The gradient of the product is written for CHUNK_BYTES at a time,
+as the matrix (i, c) x (j, d) from which cuBLAS makes both inputs' gradients: to recompute it for each
+tile of MSA rows would cost as much as these products themselves.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from foldwright.kernels import reference
+from foldwright.kernels.casts import cast
 from foldwright.kernels.launch import needs_triton, next_power_of_two
 from foldwright.kernels.registry import register
 from foldwright.kernels.tiles import tile
@@ -34,19 +35,20 @@ _SHARES = 32  # of the pairs, for the weight's gradient
 
 @triton.jit
 def _outer(a_ptr, b_ptr, rows, n, c, i_start, j_start,
-           I: tl.constexpr, J: tl.constexpr, SLICE: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr):  # fmt: skip
-    """Σ_s a_si ⊗ b_sj of I x J tokens and a slice of a's channels: float32 [I J, SLICE D].
+           NI: tl.constexpr, NJ: tl.constexpr, SLICE: tl.constexpr, D: tl.constexpr,
+           ROWS: tl.constexpr):  # fmt: skip
+    """Σ_s a_si ⊗ b_sj of NI x NJ tokens and a slice of a's channels: float32 [NI NJ, SLICE D].
 
     a is packed [rows, N, SLICE], b [rows, N, c].
     """
-    left = i_start * SLICE + tl.arange(0, I * SLICE)
-    right = tl.arange(0, J * D)
+    left = i_start * SLICE + tl.arange(0, NI * SLICE)
+    right = tl.arange(0, NJ * D)
     token, d = j_start + right // D, right % D
     places = token * c + d
     inside_left, inside_right = left < n * SLICE, (token < n) & (d < c)
     step = tl.arange(0, ROWS)
     at_left, at_right = step[:, None] * (n * SLICE) + left[None, :], step[:, None] * (n * c) + places[None, :]
-    acc = tl.zeros([I * SLICE, J * D], tl.float32)
+    acc = tl.zeros([NI * SLICE, NJ * D], tl.float32)
     for start in range(0, rows, ROWS):
         known = (step < rows - start)[:, None]
         a = tl.load(a_ptr + at_left, mask=known & inside_left[None, :], other=0.0)
@@ -54,7 +56,7 @@ def _outer(a_ptr, b_ptr, rows, n, c, i_start, j_start,
         acc = tl.dot(tl.trans(a), b, acc, input_precision="ieee")
         a_ptr += ROWS * n * SLICE
         b_ptr += ROWS * n * c
-    return tl.permute(acc.reshape(I, SLICE, J, D), (0, 2, 1, 3)).reshape(I * J, SLICE * D)
+    return tl.permute(acc.reshape(NI, SLICE, NJ, D), (0, 2, 1, 3)).reshape(NI * NJ, SLICE * D)
 
 
 @triton.jit
@@ -67,33 +69,33 @@ def _weights(w_ptr, first, c, c_z, SLICE: tl.constexpr, D: tl.constexpr, Z: tl.c
 
 
 @triton.jit
-def _pairs(i_start, j_start, n, c_z, I: tl.constexpr, J: tl.constexpr, Z: tl.constexpr):
-    """Places [I J, Z] in a map [N, N, c_z], and which of them exist."""
-    pair, z = tl.arange(0, I * J), tl.arange(0, Z)
-    i, j = i_start + pair // J, j_start + pair % J
+def _pairs(i_start, j_start, n, c_z, NI: tl.constexpr, NJ: tl.constexpr, Z: tl.constexpr):
+    """Places [NI NJ, Z] in a map [N, N, c_z], and which of them exist."""
+    pair, z = tl.arange(0, NI * NJ), tl.arange(0, Z)
+    i, j = i_start + pair // NJ, j_start + pair % NJ
     inside = ((i < n) & (j < n))[:, None] & (z < c_z)[None, :]
     return (i.to(tl.int64) * n + j)[:, None] * c_z + z[None, :], inside
 
 
 @triton.jit
 def _forward(a_ptr, b_ptr, rows_ptr, scale_ptr, w_ptr, bias_ptr, y_ptr, n_rows, n, c, c_z, slices,
-             I: tl.constexpr, J: tl.constexpr, SLICE: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr,
+             NI: tl.constexpr, NJ: tl.constexpr, SLICE: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr,
              Z: tl.constexpr):  # fmt: skip
-    j_start, i_start = tl.program_id(0) * J, tl.program_id(1) * I
+    j_start, i_start = tl.program_id(0) * NJ, tl.program_id(1) * NI
     batch = tl.program_id(2).to(tl.int64)
     rows = tl.load(rows_ptr + batch)
     a_ptr += batch * slices * n_rows * n * SLICE
     b_ptr += batch * n_rows * n * c
-    y = tl.zeros([I * J, Z], tl.float32)
+    y = tl.zeros([NI * NJ, Z], tl.float32)
     for number in range(0, slices):
-        outer = _outer(a_ptr, b_ptr, rows, n, c, i_start, j_start, I, J, SLICE, D, ROWS)
+        outer = _outer(a_ptr, b_ptr, rows, n, c, i_start, j_start, NI, NJ, SLICE, D, ROWS)
         at, inside = _weights(w_ptr, number * SLICE, c, c_z, SLICE, D, Z)
         w = tl.load(at, mask=inside, other=0.0)
         y = tl.dot(outer.to(w.dtype), tl.trans(w), y, input_precision="ieee")
         a_ptr += n_rows * n * SLICE
     z = tl.arange(0, Z)
     bias = tl.load(bias_ptr + z, mask=z < c_z, other=0.0).to(tl.float32)
-    at, inside = _pairs(i_start, j_start, n, c_z, I, J, Z)
+    at, inside = _pairs(i_start, j_start, n, c_z, NI, NJ, Z)
     y = (y + bias[None, :]) * tl.load(scale_ptr + batch)
     tl.store(y_ptr + batch * n * n * c_z + at, y.to(y_ptr.dtype.element_ty), mask=inside)
 
@@ -101,7 +103,7 @@ def _forward(a_ptr, b_ptr, rows_ptr, scale_ptr, w_ptr, bias_ptr, y_ptr, n_rows, 
 @triton.jit
 def _weight_gradient(dy_ptr, a_ptr, b_ptr, rows_ptr, scale_ptr, dw_ptr, n_rows, n, c, c_z, slices, j_tiles,
                      tiles, each,
-                     I: tl.constexpr, J: tl.constexpr, SLICE: tl.constexpr, D: tl.constexpr,
+                     NI: tl.constexpr, NJ: tl.constexpr, SLICE: tl.constexpr, D: tl.constexpr,
                      ROWS: tl.constexpr, Z: tl.constexpr):  # fmt: skip
     """Of a slice of a's channels, over a share of the tiles of pairs of one example."""
     number, share = tl.program_id(0), tl.program_id(1)
@@ -112,9 +114,9 @@ def _weight_gradient(dy_ptr, a_ptr, b_ptr, rows_ptr, scale_ptr, dw_ptr, n_rows, 
     dy_ptr += batch * n * n * c_z
     dw = tl.zeros([Z, SLICE * D], tl.float32)
     for index in range(share * each, tl.minimum(share * each + each, tiles)):
-        i_start, j_start = index // j_tiles * I, index % j_tiles * J
-        outer = _outer(a_ptr, b_ptr, rows, n, c, i_start, j_start, I, J, SLICE, D, ROWS)
-        at, inside = _pairs(i_start, j_start, n, c_z, I, J, Z)
+        i_start, j_start = index // j_tiles * NI, index % j_tiles * NJ
+        outer = _outer(a_ptr, b_ptr, rows, n, c, i_start, j_start, NI, NJ, SLICE, D, ROWS)
+        at, inside = _pairs(i_start, j_start, n, c_z, NI, NJ, Z)
         dy = tl.load(dy_ptr + at, mask=inside, other=0.0)
         dw = tl.dot(tl.trans(dy), outer.to(dy.dtype), dw, input_precision="ieee")
     dw_ptr += (batch * tl.num_programs(1) + share) * c_z * c * c
@@ -124,17 +126,17 @@ def _weight_gradient(dy_ptr, a_ptr, b_ptr, rows_ptr, scale_ptr, dw_ptr, n_rows, 
 
 @triton.jit
 def _outer_gradient(dy_ptr, scale, w_ptr, d_ptr, first, last, n, c, c_z,
-                    I: tl.constexpr, J: tl.constexpr, SLICE: tl.constexpr, D: tl.constexpr,
+                    NI: tl.constexpr, NJ: tl.constexpr, SLICE: tl.constexpr, D: tl.constexpr,
                     Z: tl.constexpr):  # fmt: skip
     """Gradient of the outer product of the tokens i from `first` to `last`, as a matrix (i, c) x (j, d)."""
-    j_start, i_start = tl.program_id(0) * J, first + tl.program_id(1) * I
+    j_start, i_start = tl.program_id(0) * NJ, first + tl.program_id(1) * NI
     channel = tl.program_id(2) * SLICE
-    at, inside = _pairs(i_start, j_start, n, c_z, I, J, Z)
+    at, inside = _pairs(i_start, j_start, n, c_z, NI, NJ, Z)
     dy = tl.load(dy_ptr + at, mask=inside, other=0.0)
     at, inside = _weights(w_ptr, channel, c, c_z, SLICE, D, Z)
     d_outer = tl.dot(dy, tl.load(at, mask=inside, other=0.0), input_precision="ieee") * tl.load(scale)
-    pair, column = tl.arange(0, I * J), tl.arange(0, SLICE * D)
-    i, j = i_start + pair // J, j_start + pair % J
+    pair, column = tl.arange(0, NI * NJ), tl.arange(0, SLICE * D)
+    i, j = i_start + pair // NJ, j_start + pair % NJ
     left, right = channel + column // D, column % D
     row = ((i - first) * c).to(tl.int64)[:, None] + left[None, :]
     inside = ((i < last) & (j < n))[:, None] & ((left < c) & (right < c))[None, :]
@@ -143,23 +145,23 @@ def _outer_gradient(dy_ptr, scale, w_ptr, d_ptr, first, last, n, c, c_z,
 
 
 def _tile(c: int, c_z: int, kernel: str, dtype: torch.dtype) -> dict[str, int]:
-    """Constexpr sizes and launch options. The table names I, the rows I x SLICE and the columns J x D of a tile
-    of the outer product, and the MSA rows of a step.
+    """Constexpr sizes and launch options. The table names NI, the rows LEFT = NI SLICE and the columns
+    RIGHT = NJ D of a tile of the outer product, and the MSA rows of a step.
     """
     sizes = tile("outer_product_mean", kernel, next_power_of_two(c_z), dtype)
     d = max(16, next_power_of_two(c))
     left, right = sizes.pop("LEFT"), sizes.pop("RIGHT")
-    slice_ = min(d, max(1, left // sizes["I"]))
-    return {"J": max(1, right // d), "SLICE": slice_, "D": d, "Z": max(16, next_power_of_two(c_z))} | sizes
+    slice_ = min(d, max(1, left // sizes["NI"]))
+    return {"NJ": max(1, right // d), "SLICE": slice_, "D": d, "Z": max(16, next_power_of_two(c_z))} | sizes
 
 
 def _grid(n: int, sizes: dict[str, int], tokens: int) -> tuple[int, int]:
     """Tiles of all tokens j and of a number of tokens i."""
-    return triton.cdiv(n, sizes["J"]), triton.cdiv(tokens, sizes["I"])
+    return triton.cdiv(n, sizes["NJ"]), triton.cdiv(tokens, sizes["NI"])
 
 
 def _visited(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each example: MSA rows up to the last one that counts, int32 [B]; what divides its sum, float32 [B]."""
+    """Of each example: MSA rows up to the last one that counts, int32 [B]; 1 / its count, float32 [B]."""
     numbers = torch.arange(1, mask.shape[1] + 1, dtype=torch.int32, device=mask.device)
     return (mask * numbers).amax(1).to(torch.int32), 1.0 / (mask.sum(1, dtype=torch.float32) + _EPS)
 
@@ -184,7 +186,7 @@ def _outer_product_mean(a: Tensor, b: Tensor, mask: Tensor, weight: Tensor, bias
     left = _sliced(_kept(a, mask), sizes["SLICE"])
     y = a.new_empty(examples, n, n, c_z)
     _forward[(*_grid(n, sizes, n), examples)](
-        left, b.contiguous(), *_visited(mask), weight.to(a.dtype).contiguous(), bias, y,
+        left, b.contiguous(), *_visited(mask), cast(weight, a.dtype).contiguous(), bias, y,
         m, n, c, c_z, left.shape[1], **sizes,
     )  # fmt: skip
     return y
@@ -213,14 +215,17 @@ def _weights_gradient(
     return dw.sum(0).to(weight.dtype)
 
 
-def _input_gradients(dy: Tensor, a: Tensor, b: Tensor, scale: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+def _input_gradients(
+    dy: Tensor, a: Tensor, b: Tensor, scale: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor]:
     """Of one example's a and b [M, N, c], both without their masked rows; dy [N, N, c_z], scale [1]."""
     m, n, c = a.shape
     c_z = weight.shape[0]
     sizes = _tile(c, c_z, "outer", a.dtype)
     step = max(1, min(n, CHUNK_BYTES // (n * c * c * a.element_size())))
     d_outer = a.new_empty(step * c, n * c)
-    da, db = torch.empty_like(a), None
+    da = torch.empty_like(a)
+    db: Tensor | None = None
     for first in range(0, n, step):
         last = min(first + step, n)
         d = d_outer[: (last - first) * c]
@@ -229,6 +234,7 @@ def _input_gradients(dy: Tensor, a: Tensor, b: Tensor, scale: Tensor, weight: Te
         da[:, first:last] = (b.view(m, -1) @ d.t()).view(m, last - first, c)
         part = a[:, first:last].reshape(m, -1) @ d
         db = part if db is None else db + part.float()
+    assert db is not None  # there is a token
     return da, db.view(m, n, c).to(b.dtype)
 
 
@@ -236,7 +242,7 @@ def _input_gradients(dy: Tensor, a: Tensor, b: Tensor, scale: Tensor, weight: Te
 def _outer_product_mean_backward(
     dy: Tensor, a: Tensor, b: Tensor, mask: Tensor, weight: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    dy, low = dy.contiguous(), weight.to(a.dtype).contiguous()
+    dy, low = dy.contiguous(), cast(weight, a.dtype).contiguous()
     rows, scale = _visited(mask)
     a, b = _kept(a, mask), _kept(b, mask)
     dw = _weights_gradient(dy, a, b, rows, scale, weight)

@@ -5,9 +5,9 @@ All MSA rows share the weights softmax_j(logits): they are computed once, by a p
 multiplies a tile of them with the values of one head and a few MSA rows, read from [M, N, H, c] in place; the
 gate is applied before anything is written.
 
-Backward: the same walk gives the ungated average, hence the gradients of the gate and of the average; the walk
-with the weights transposed gives the values'; the weights' is one product over rows and channels in shares, which
-a pass over [N, N] adds in a fixed order and takes through the softmax. No atomics.
+Backward: the same walk gives the ungated average, hence the gradients of the gate and of the average; the
+walk with the weights transposed gives the values'; the weights' is one product over rows and channels in
+shares, which a pass over [N, N] adds in a fixed order and takes through the softmax. No atomics.
 """
 
 from __future__ import annotations
@@ -97,13 +97,13 @@ def _value_gradient(w_ptr, draw_ptr, dv_ptr, m, n, heads, c: tl.constexpr,
 
 
 @triton.jit
-def _weight_gradient(draw_ptr, v_ptr, dw_ptr, m, n, heads, j_tiles, each, c: tl.constexpr,
-                     I: tl.constexpr, J: tl.constexpr, R: tl.constexpr, C: tl.constexpr):  # fmt: skip
+def _weight_gradient(draw_ptr, v_ptr, dw_ptr, m, n, heads, k_tiles, each, c: tl.constexpr,
+                     Q: tl.constexpr, K: tl.constexpr, R: tl.constexpr, C: tl.constexpr):  # fmt: skip
     """Σ_s d_raw[s, i] · v[s, j] of a tile of pairs over a share of the rows."""
     head, pair = tl.program_id(0) % heads, tl.program_id(0) // heads
-    i, j = pair // j_tiles * I + tl.arange(0, I), pair % j_tiles * J + tl.arange(0, J)
+    i, j = pair // k_tiles * Q + tl.arange(0, Q), pair % k_tiles * K + tl.arange(0, K)
     share, batch = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    acc = tl.zeros([I, J], tl.float32)
+    acc = tl.zeros([Q, K], tl.float32)
     for rows in range(share * each, tl.minimum(share * each + each, m), R):
         base = _base(batch, rows, head, m, n, heads, c)
         at, inside = _places(rows, i, m, n, heads, c, R, C)
@@ -170,9 +170,9 @@ def _logits_gradient(draw: Tensor, v: Tensor, w: Tensor, dtype: torch.dtype) -> 
     shares = min(_SHARES, triton.cdiv(m, sizes["R"]))
     each = triton.cdiv(triton.cdiv(m, shares), sizes["R"]) * sizes["R"]
     dw = v.new_empty(b, shares, heads, n, n, dtype=torch.float32)
-    j_tiles = triton.cdiv(n, sizes["J"])
-    _weight_gradient[(heads * triton.cdiv(n, sizes["I"]) * j_tiles, shares, b)](
-        draw, v, dw, m, n, heads, j_tiles, each, c, **sizes
+    k_tiles = triton.cdiv(n, sizes["K"])
+    _weight_gradient[(heads * triton.cdiv(n, sizes["Q"]) * k_tiles, shares, b)](
+        draw, v, dw, m, n, heads, k_tiles, each, c, **sizes
     )
     dlogits = torch.empty_like(w, dtype=dtype)
     _softmax_gradient[(heads * n, b)](w, dw, dlogits, shares, heads * n, n, N=next_power_of_two(n))

@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from foldwright.kernels import reference
+from foldwright.kernels.casts import cast
 from foldwright.kernels.launch import needs_triton, next_power_of_two
 from foldwright.kernels.registry import register
 from foldwright.kernels.tiles import tile
@@ -145,7 +146,7 @@ def _transition(x: Tensor, norm_w: Tensor, norm_b: Tensor, w_in: Tensor, w_out: 
     n_rows, c, h = _sizes(x, w_out)
     sizes = _tile(c, "forward", x.dtype)
     y = torch.empty_like(x)
-    low_in, low_out = w_in.to(x.dtype).contiguous(), w_out.to(x.dtype).contiguous()
+    low_in, low_out = cast(w_in, x.dtype).contiguous(), cast(w_out, x.dtype).contiguous()
     _forward[(triton.cdiv(n_rows, sizes["ROWS"]),)](
         x, norm_w, norm_b, low_in, low_out, y, n_rows, c, h, _EPS, **sizes
     )
@@ -163,7 +164,7 @@ def _transition_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     x, dy = x.contiguous(), dy.contiguous()
     n_rows, c, h = _sizes(x, w_out)
-    low_in, low_out = w_in.to(x.dtype).contiguous(), w_out.to(x.dtype).contiguous()
+    low_in, low_out = cast(w_in, x.dtype).contiguous(), cast(w_out, x.dtype).contiguous()
     sizes = _tile(c, "input", x.dtype)
     n_tiles = triton.cdiv(n_rows, sizes["ROWS"])
     dx = torch.empty_like(x)

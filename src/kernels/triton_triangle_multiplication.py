@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from foldwright.kernels import reference
+from foldwright.kernels.casts import cast
 from foldwright.kernels.launch import needs_triton, next_power_of_two
 from foldwright.kernels.registry import register
 from foldwright.kernels.tiles import tile
@@ -228,7 +229,7 @@ def _triangle_multiplication(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     z = z.contiguous()
     b, n, _, c = z.shape
-    low_in, low_out, low_gate = (w.to(z.dtype).contiguous() for w in (w_in, w_out, w_gate))
+    low_in, low_out, low_gate = (cast(w, z.dtype).contiguous() for w in (w_in, w_out, w_gate))
     sizes, grid = _launch(z, "project")
     left, right = (z.new_empty(b, c, n, n) for _ in range(2))
     _project[grid](z, mask.contiguous(), norm_in_w, norm_in_b, low_in, left, right, n, c, _EPS, **sizes)
@@ -279,7 +280,7 @@ def _triangle_multiplication_backward(
     """Gradients of z and of the seven parameters, in the order of the forward's arguments."""
     z, dy, mask = z.contiguous(), dy.contiguous(), mask.contiguous()
     b, n, _, c = z.shape
-    low_in, low_out, low_gate = (w.to(z.dtype).contiguous() for w in (w_in, w_out, w_gate))
+    low_in, low_out, low_gate = (cast(w, z.dtype).contiguous() for w in (w_in, w_out, w_gate))
     d = z.new_empty(b * n * n, 5 * c)
 
     sizes, grid = _launch(z, "gate_out_backward")

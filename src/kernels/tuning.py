@@ -20,6 +20,7 @@ from triton.runtime.errors import OutOfResources
 from foldwright.kernels import tiles
 from foldwright.kernels.benchmark import TUNED_SIZE, inputs_of, measure
 from foldwright.kernels.cases import case_of
+from foldwright.kernels.launch import next_power_of_two
 from foldwright.kernels.registry import implementations
 
 # the ops that time each family of kernels, and its kernels in the order in which they are tuned
@@ -27,17 +28,22 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "transition": ("transition",),
     "triangle_multiplication": ("triangle_multiplication",),
     "attention": ("triangle_attention", "attention_pair_bias"),
+    "outer_product_mean": ("outer_product_mean",),
+    "pair_weighted_average": ("pair_weighted_average",),
 }
+_WIDTH_OF = {"outer_product_mean": 4}  # the argument whose channels are an entry's width; else the first
 _FORWARD = {"forward", "project", "gate_out"}  # kernels of the forward pass
+_SIZES = {"LEFT": (64, 128), "RIGHT": (64, 128, 256), "NI": (16, 32)}  # tried; (32, 64, 128) of all others
+_LAUNCHES = ((4, 1), (4, 2), (8, 1), (8, 2), (4, 3), (8, 3))  # warps, stages
 
 
 def candidates(entry: tiles.Tile) -> Iterator[tiles.Tile]:
     """Grid of tiles over the sizes that an entry names."""
     names = [name for name in entry if name not in tiles.OPTIONS]
-    for sizes in itertools.product((32, 64, 128), repeat=len(names)):
-        if sum(sizes) > 224:
+    for sizes in itertools.product(*(_SIZES.get(name, (32, 64, 128)) for name in names)):
+        if sizes == (128, 128):
             continue
-        for warps, stages in ((4, 1), (4, 2), (8, 1), (8, 2), (4, 3)):
+        for warps, stages in _LAUNCHES:
             yield {**dict(zip(names, sizes, strict=True)), "num_warps": warps, "num_stages": stages}
 
 
@@ -72,7 +78,7 @@ def tune(family: str, table: tiles.Table) -> Iterator[str]:
 
 def _keys(family: str, op: str, inputs: list[Any], table: tiles.Table) -> list[str]:
     """Entries that an op's inputs use; made from the next larger width where theirs is missing."""
-    width = 1 << (inputs[0].shape[-1] - 1).bit_length()
+    width = next_power_of_two(inputs[_WIDTH_OF.get(op, 0)].shape[-1])
     kernels = dict.fromkeys(key.split("/")[1] for key in table if key.startswith(f"{family}/"))
     for kernel in kernels:
         table.setdefault(f"{family}/{kernel}/{width}", dict(table[tiles.lookup(family, kernel, width)]))

@@ -20,7 +20,8 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 # whose results are worth keeping: products and fused ops; elementwise work and norms are always recomputed
 COSTLY = (
     "aten::mm", "aten::addmm", "aten::bmm", "foldwright::transition", "foldwright::triangle_multiplication",
-    "foldwright::shared_bias_attention", "foldwright::window_attention",
+    "foldwright::shared_bias_attention", "foldwright::window_attention", "foldwright::outer_product_mean",
+    "foldwright::pair_weighted_average",
 )  # fmt: skip
 
 

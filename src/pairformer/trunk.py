@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from foldwright.batch import Batch
 from foldwright.kernels import Ops
+from foldwright.kernels.casts import frozen_weights
 from foldwright.layers.atom_transformer import AtomTransformerConfig
 from foldwright.layers.linear import Linear
 from foldwright.layers.norm import LayerNorm
@@ -62,7 +63,7 @@ class Trunk(nn.Module):
         s_init, z_init = self._initial(batch, s_inputs)
         s, z = torch.zeros_like(s_init), torch.zeros_like(z_init)
         n_cycles = batch.msa.shape[1]
-        with torch.no_grad():
+        with frozen_weights():
             for cycle in range(n_cycles - 1):
                 s, z = self._cycle(batch, cycle, s_inputs, s_init, z_init, s, z, key(seed, cycle))
         last = n_cycles - 1

@@ -26,7 +26,8 @@ def test_auto_prefers_kernels_on_a_gpu():
     chosen = choices(select(KernelConfig(), "cuda"))
     assert chosen["triangle_attention"] == chosen["layer_norm"] == "triton"
     assert chosen["window_attention"] == "triton"
-    assert chosen["outer_product_mean"] == "reference"
+    assert chosen["outer_product_mean"] == chosen["pair_weighted_average"] == "triton"
+    assert chosen["weighted_rigid_align"] == "reference"
 
 
 def test_a_named_choice_that_cannot_run_raises():

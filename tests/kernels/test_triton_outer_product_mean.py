@@ -9,7 +9,7 @@ CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
 DTYPES = [torch.float32, torch.bfloat16] if CUDA else [torch.float32, torch.float16]
 # B, M, N, c, c_z
-CASES = [(2, 37, 5, 6, 20), (1, 9, 34, 3, 16), (1, 40, 3, 32, 130)] + (
+CASES = [(2, 35, 3, 3, 20), (1, 5, 34, 2, 16), (1, 33, 2, 17, 40)] + (
     [(1, 1024, 384, 32, 128), (2, 100, 77, 32, 128), (1, 50, 60, 64, 256), (1, 64, 40, 16, 512)]
     if CUDA
     else []
@@ -36,6 +36,13 @@ def test_output_and_every_gradient(case, dtype):
     check_kernel(KERNEL, reference.outer_product_mean, inputs(*case), dtype, DEVICE, wide=(3, 4))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_slices_of_several_channels(dtype, monkeypatch):
+    sizes = {"LEFT": 64, "NI": 16, "RIGHT": 32, "ROWS": 16}  # interpreted tiles have slices of one channel
+    monkeypatch.setattr(triton_outer_product_mean, "tile", lambda *_: dict(sizes))
+    check_kernel(KERNEL, reference.outer_product_mean, inputs(1, 18, 19, 6, 20), dtype, DEVICE, wide=(3, 4))
+
+
 def test_an_msa_without_any_row_gives_the_bias_and_no_gradient():
     a, b, mask, weight, bias = (x.float() if x.is_floating_point() else x for x in inputs(1, 8, 4, 3, 16))
     case = [x.to(DEVICE) for x in (a, b, torch.zeros_like(mask), weight, bias)]
@@ -47,20 +54,20 @@ def test_an_msa_without_any_row_gives_the_bias_and_no_gradient():
 
 
 def test_chunks_of_the_gradient_add_up(monkeypatch):
-    case = [x.float().to(DEVICE) if x.is_floating_point() else x.to(DEVICE) for x in inputs(1, 12, 7, 4, 16)]
+    case = [x.float().to(DEVICE) if x.is_floating_point() else x.to(DEVICE) for x in inputs(1, 12, 7, 2, 16)]
     whole = run(KERNEL, case)
-    monkeypatch.setattr(triton_outer_product_mean, "CHUNK_BYTES", 3 * 7 * 4 * 4 * 4)  # of three tokens
+    monkeypatch.setattr(triton_outer_product_mean, "CHUNK_BYTES", 3 * 7 * 2 * 2 * 4)  # of three tokens
     for one, other in zip(whole, run(KERNEL, case), strict=True):
         torch.testing.assert_close(one, other)
 
 
 def test_gradients_are_deterministic():
-    case = [x.float().to(DEVICE) if x.is_floating_point() else x.to(DEVICE) for x in inputs(1, 12, 9, 4, 16)]
+    case = [x.float().to(DEVICE) if x.is_floating_point() else x.to(DEVICE) for x in inputs(1, 12, 9, 2, 16)]
     for one, other in zip(run(KERNEL, case), run(KERNEL, case), strict=True):
         assert torch.equal(one, other)
 
 
 def test_registrations_are_sound():
     case = [x.float().to(DEVICE).requires_grad_() if x.is_floating_point() else x.to(DEVICE)
-            for x in inputs(1, 6, 3, 4, 16)]  # fmt: skip
+            for x in inputs(1, 6, 3, 1, 16)]  # fmt: skip
     torch.library.opcheck(torch.ops.foldwright.outer_product_mean.default, case)
