@@ -11,7 +11,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
@@ -33,8 +32,6 @@ class CheckpointWriter:
         self._group: dist.ProcessGroup | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[Path] | None = None
-        pinned = torch.cuda.is_available()
-        self._stager = DefaultStager(StagingOptions(pinned, False, False, pinned))
 
     def write(self, tensors: dict[str, Tensor], record: Record, best_step: int | None = None) -> None:
         """Begin a checkpoint of the tensors as they are now; first finish the one before."""
@@ -42,7 +39,8 @@ class CheckpointWriter:
         if is_distributed() and self._group is None:
             self._group = dist.new_group(backend="gloo", timeout=self.timeout)
         if self.config.asynchronous:
-            staged = self._stager.stage(dict(tensors))
+            # a stager for each checkpoint: torch 2.11's closes itself after the first
+            staged = DefaultStager(StagingOptions(False, False, False, False)).stage(dict(tensors))
             assert isinstance(staged, dict)
             tensors = staged
         self._pending = self._thread.submit(

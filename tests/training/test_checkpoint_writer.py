@@ -5,6 +5,7 @@ import threading
 
 import pytest
 import torch
+from torch.distributed.checkpoint.staging import DefaultStager
 
 from foldwright.training import checkpoint
 from foldwright.training.checkpoint import CheckpointConfig, Record, load, newest
@@ -57,6 +58,25 @@ def test_one_at_a_time(tmp_path, gate):
     writer.write({"w": torch.zeros(2)}, record(3))
     writer.finish()
     assert [path.name for path in checkpoint.complete(tmp_path)] == ["step-00000002", "step-00000003"]
+
+
+def test_a_stager_that_closes_itself_serves_every_checkpoint(tmp_path, monkeypatch):
+    """As torch 2.11's does."""
+    sound = DefaultStager._stage
+
+    def once(self, *arguments, **options):
+        staged = sound(self, *arguments, **options)
+        self.close()
+        return staged
+
+    monkeypatch.setattr(DefaultStager, "_stage", once)
+    writer = CheckpointWriter(tmp_path, CheckpointConfig(keep_last=2))
+    for step in (1, 2):
+        writer.write({"w": torch.full((2,), float(step))}, record(step))
+    writer.finish()
+    tensors = {"w": torch.zeros(2)}
+    assert load(writer.latest, tensors).step == 2
+    assert tensors["w"].tolist() == [2, 2]
 
 
 @pytest.mark.parametrize("asynchronous", [True, False])
