@@ -26,8 +26,8 @@ def test_auto_prefers_kernels_on_a_gpu():
     chosen = choices(select(KernelConfig(), "cuda"))
     assert chosen["triangle_attention"] == chosen["layer_norm"] == "triton"
     assert chosen["window_attention"] == "triton"
-    assert chosen["outer_product_mean"] == chosen["pair_weighted_average"] == "triton"
-    assert chosen["weighted_rigid_align"] == "reference"
+    untimed = ("outer_product_mean", "pair_weighted_average", "weighted_rigid_align")
+    assert {chosen[op] for op in untimed} == {"reference"}
 
 
 def test_a_named_choice_that_cannot_run_raises():

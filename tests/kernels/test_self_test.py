@@ -14,6 +14,7 @@ from foldwright.kernels.registry import OP_NAMES, Implementation, implementation
 from foldwright.kernels.self_test import self_test
 
 CPU = torch.device("cpu")
+TRITON = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TINY = Sizes(
     tokens=20, atoms=64, msa_rows=5, samples=2, pair=16, single=24, msa=16, token=32, atom=32,
     pair_heads=2, token_heads=2, atom_heads=2, msa_heads=2, c_head=3, c_outer=5,
@@ -51,7 +52,7 @@ def test_sound_kernels_pass(ops):
     cheap = ("adaptive_layer_norm", "gated_residual", "swiglu", "dropout_residual", "smooth_lddt")
     triton = {e.op: e.function for op in cheap for e in implementations(op) if e.name == "triton"}
     said = console()
-    errors = self_test(replace(ops, **triton), CPU, torch.float32, TINY, said)
+    errors = self_test(replace(ops, **triton), TRITON, torch.float32, TINY, said)
     assert sorted(errors) == sorted(cheap)
     assert max(errors.values()) < 1e-5
     assert "5 ops agree with their references" in said.file.getvalue()
