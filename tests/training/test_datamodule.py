@@ -84,7 +84,7 @@ def test_a_failing_worker_ends_the_run(runs):
     script.write_text(FAILING)
     process = runs.start("failing", "loader.workers=2", script=script)
     try:
-        output = process.communicate(timeout=60)[0]
+        output = process.communicate(timeout=150)[0]
     except subprocess.TimeoutExpired:
         process.kill()
         raise
