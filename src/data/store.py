@@ -35,7 +35,8 @@ from foldwright.data.templates import Templates
 
 SCHEMA_VERSION = 3
 ARRAYS, MANIFEST, ITEMS = "arrays.lmdb", "manifest.parquet", "items.parquet"
-_MAP_SIZE = 2**41  # bytes of address space; the file is only as large as its content
+_MAP_SIZE = 2**41  # bytes of address space of the one writer; the file is only as large as its content
+_GROWTH = 2**36  # bytes that a file may grow by under its readers; address space ends at 64 times _MAP_SIZE
 _environments: dict[tuple[str, int], lmdb.Environment] = {}
 
 
@@ -209,8 +210,9 @@ def _environment(file: Path) -> lmdb.Environment:
     """The process's own read-only environment: LMDB allows one a file and process, and none across a fork."""
     key = (str(file.resolve()), file.stat().st_ino)
     if key not in _environments:
+        room = file.stat().st_size + _GROWTH
         environment = lmdb.open(
-            str(file), subdir=False, readonly=True, lock=False, readahead=False, map_size=_MAP_SIZE
+            str(file), subdir=False, readonly=True, lock=False, readahead=False, map_size=room
         )
         needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
         if file.stat().st_size < needed:  # reading beyond the end would kill the process

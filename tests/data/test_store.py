@@ -70,3 +70,10 @@ def test_two_readers_of_one_process_share_the_file(store_path):
         Store(store_path).entry("modr").structure.entry_id
         == Store(str(store_path)).entry("modr").structure.entry_id
     )
+
+
+def test_a_process_reads_hundreds_of_stores(tmp_path, store_path):
+    """Each takes address space, of which there are 128 TiB."""
+    for number in range(200):
+        copy = shutil.copytree(store_path, tmp_path / str(number))
+        assert _tokens_of(Store(copy)) == 34
