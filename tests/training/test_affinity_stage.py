@@ -23,6 +23,7 @@ STEPS = 6
 QUIET = Console(quiet=True)
 SMALL_POSES = (
     "affinity.pose.samples=2",
+    "affinity.pose.cycles=1",
     "affinity.pose.sampler.steps=2",
     "affinity.pose.pocket.tokens=48",
     "affinity.pose.pocket.protein_tokens=20",

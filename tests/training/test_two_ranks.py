@@ -33,6 +33,7 @@ SHORT = (
 AFFINITY = (
     "data=affinity_sample",
     "affinity.pose.samples=1",
+    "affinity.pose.cycles=1",
     "affinity.pose.sampler.steps=2",
     "affinity.pose.pocket.tokens=48",
     "affinity.pose.pocket.protein_tokens=20",
