@@ -7,6 +7,8 @@ from foldwright.kernels import reference
 from foldwright.kernels.casts import _kept, cast, frozen_weights
 from foldwright.kernels.triton_transition import transition
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
 
 class Casts(TorchDispatchMode):
     """Counts the casts from float32 to float16."""
@@ -32,8 +34,8 @@ def test_products_cast_a_weight_once_and_to_the_same_numbers():
 
 def test_kernels_cast_a_weight_once():
     shapes = ((16,), (16,), (64, 16), (16, 32))
-    weights = [nn.Parameter(torch.randn(shape)) for shape in shapes]
-    x = torch.randn(3, 16).half()
+    weights = [nn.Parameter(torch.randn(shape, device=DEVICE)) for shape in shapes]
+    x = torch.randn(3, 16, device=DEVICE).half()
     with torch.no_grad():
         plain = transition(x, *weights)
     with frozen_weights():
