@@ -2,8 +2,8 @@
 """Compile every Triton kernel for a GPU that is not here: `python -m foldwright.kernels.ahead sm_90 gfx942`.
 
 Triton compiles without a card if it is told the target; nothing is launched. What the compiler says of shared
-memory, registers and spills shows which tiles cannot work before any GPU time is spent. Sizes are AF3's at
-384 tokens in bfloat16. It replaces Triton's active driver, so it has a process of its own.
+memory, registers and spills shows which tiles cannot work before any GPU time is spent. Widths are AF3's,
+and those of the widest pairs, in bfloat16. It replaces Triton's active driver: it has a process of its own.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ SHARED_MEMORY = {
     "gfx942": 65536,
 }  # bytes a program may use
 _N, _C, _HIDDEN = 64, 128, 4  # tokens (a compiled kernel takes any number), channels, expansion
+_WIDE = 512  # channels of the widest pairs
 _RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+).*?LOCAL:(\d+)")
 
 
@@ -119,17 +120,16 @@ def _resources(cubin: bytes | None) -> tuple[int | None, int | None]:
 def _calls() -> list[Callable[[], Any]]:
     """Every op forward and backward, down to its kernels. What cuBLAS multiplies is left out."""
     z = torch.empty(1, _N, _N, _C, dtype=torch.bfloat16)
-    seed, mask = torch.zeros(1, dtype=torch.int64), torch.ones(1, _N, dtype=torch.bool)
-    w, square = torch.empty(_C), torch.empty(_C, _C)
-    wide, narrow = torch.empty(2 * _HIDDEN * _C, _C), torch.empty(_C, _HIDDEN * _C)
+    seed = torch.zeros(1, dtype=torch.int64)
     a = torch.empty(1, 8, _N, 768)
     g = torch.empty(1, 8, _N, 1536, dtype=torch.bfloat16)
     x, flags = torch.empty(1, 8, _N, 3), torch.ones(1, _N, dtype=torch.bool)
     return [
-        lambda: _layer_norm(z, w),
-        lambda: triton_transition._transition(z, w, w, wide, narrow),
-        lambda: triton_transition._transition_backward(z, z, w, w, wide, narrow),
-        lambda: _triangle_multiplication(z, mask, w, square),
+        lambda: _layer_norm(z),
+        lambda: _transition(_C),
+        lambda: _transition(_WIDE),
+        lambda: _triangle_multiplication(_C),
+        lambda: _triangle_multiplication(_WIDE),
         lambda: _attention(8, 4, 32),
         lambda: _attention(8, 16, 48),
         _window_attention,
@@ -148,13 +148,22 @@ def _calls() -> list[Callable[[], Any]]:
     ]
 
 
-def _layer_norm(z: Tensor, w: Tensor) -> None:
+def _layer_norm(z: Tensor) -> None:
+    w = torch.empty(z.shape[-1])
     _, mean, rstd = triton_layer_norm._layer_norm(z, w, w, 1e-5)
     triton_layer_norm._layer_norm_backward(z, z, w, mean, rstd)
 
 
-def _triangle_multiplication(z: Tensor, mask: Tensor, w: Tensor, square: Tensor) -> None:
-    w_in = square.repeat(4, 1)
+def _transition(c: int) -> None:
+    z, w = torch.empty(1, _N, _N, c, dtype=torch.bfloat16), torch.empty(c)
+    wide, narrow = torch.empty(2 * _HIDDEN * c, c), torch.empty(c, _HIDDEN * c)
+    triton_transition._transition(z, w, w, wide, narrow)
+    triton_transition._transition_backward(z, z, w, w, wide, narrow)
+
+
+def _triangle_multiplication(c: int) -> None:
+    z, mask = torch.empty(1, _N, _N, c, dtype=torch.bfloat16), torch.ones(1, _N, dtype=torch.bool)
+    w, w_in, square = torch.empty(c), torch.empty(4 * c, c), torch.empty(c, c)
     _, a, b, product = triton_triangle_multiplication._triangle_multiplication(
         z, mask, w, w, w_in, w, w, square, square, True
     )

@@ -26,6 +26,7 @@ from foldwright.kernels.registry import implementations
 from foldwright.kernels.testing import relative_error, run
 
 TUNED_SIZE = 384  # number of tokens at which tiles are tuned
+PAIR = 128  # AF3's pair channels
 SIZES = (384, 768)
 _CHECKED_SIZE = 96  # number of tokens at which errors are measured
 
@@ -36,9 +37,10 @@ def _time(function: Callable[[], Any]) -> float:
     return float(do_bench(function, warmup=20, rep=100, return_mode="median"))
 
 
-def inputs_of(case: Case, n: int) -> list[Any]:
-    """AF3's widths at `n` tokens of nine atoms."""
-    return case.inputs(torch.device("cuda"), torch.bfloat16, Sizes(tokens=n, atoms=9 * n))
+def inputs_of(case: Case, n: int, pair: int = PAIR) -> list[Any]:
+    """AF3's widths at `n` tokens of nine atoms, or other pairs, their heads as wide as AF3's."""
+    sizes = Sizes(tokens=n, atoms=9 * n, pair=pair, pair_heads=max(1, pair // 32))
+    return case.inputs(torch.device("cuda"), torch.bfloat16, sizes)
 
 
 def measure(function: Callable[..., Tensor], inputs: list[Any]) -> tuple[float, float | None]:
@@ -73,7 +75,7 @@ def _is_float(x: Any) -> bool:
     return isinstance(x, Tensor) and x.is_floating_point()
 
 
-def rows(only: Sequence[str], sizes: Sequence[int]) -> list[dict[str, Any]]:
+def rows(only: Sequence[str], sizes: Sequence[int], pair: int) -> list[dict[str, Any]]:
     """One record an op, size and implementation."""
     found: list[dict[str, Any]] = []
     for case in CASES:
@@ -83,7 +85,7 @@ def rows(only: Sequence[str], sizes: Sequence[int]) -> list[dict[str, Any]]:
         reference = next(e.function for e in entries if e.name == "reference")
         variants = [(e.name, e.function) for e in entries] + [("torch.compile", torch.compile(reference))]
         for n in sizes or SIZES:
-            small, inputs = inputs_of(case, _CHECKED_SIZE), inputs_of(case, n)
+            small, inputs = inputs_of(case, _CHECKED_SIZE, pair), inputs_of(case, n, pair)
             exact, drawn = case.bound(reference, small), case.varied(small)
             for name, function in variants:
                 forward, both = measure(case.bound(function, inputs), case.varied(inputs))
@@ -115,6 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--sizes", nargs="*", type=int, default=[], help="numbers of tokens (default 384 768)"
     )
+    parser.add_argument("--pair", type=int, default=PAIR, help="channels of the pairs (default 128)")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--tune", type=Path, help="tune the tiles for this GPU and write all tables here")
     flags = parser.parse_args(arguments)
@@ -127,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if absent := missing():
         print(f"not installed, so not timed: {', '.join(absent)}")
-    found = rows(flags.ops, flags.sizes)
+    found = rows(flags.ops, flags.sizes, flags.pair)
     table = Table("op", "N", "implementation", "forward, ms", "forward + backward, ms", "error")
     for row in found:
         table.add_row(row["op"], str(row["N"]), row["implementation"], f"{row['forward_ms']:.3f}",
@@ -136,6 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Console(width=120).print(table)
     if flags.json:
         flags.json.write_text(
-            json.dumps({"device": torch.cuda.get_device_name(), "rows": found}, indent=1) + "\n"
+            json.dumps({"device": torch.cuda.get_device_name(), "pair": flags.pair, "rows": found}, indent=1)
+            + "\n"
         )
     return 0

@@ -5,7 +5,8 @@ Forward and input gradient: a program holds a tile of rows and walks the hidden 
 the backward pass. Weight gradients: a program holds a slice of hidden channels and walks a share of the rows;
 the shares' partial sums are added in a fixed order, so every gradient is deterministic.
 
-Widths above MAX_CHANNELS (the single track's, whose cost is negligible) take the reference.
+Rows wider than 256 channels are not held on chip: see triton_wide_transition. The reference runs above
+MAX_CHANNELS and for the single track, whose rows are too few to be worth a kernel.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from foldwright.kernels import reference
+from foldwright.kernels import reference, triton_wide_transition
 from foldwright.kernels.casts import cast
 from foldwright.kernels.launch import needs_triton, next_power_of_two
 from foldwright.kernels.registry import register
 from foldwright.kernels.tiles import tile
 from foldwright.kernels.triton_norm import affine_norm, norm_backward
 
-MAX_CHANNELS = 256
+MAX_CHANNELS = 512
+_HELD = 256  # channels of a row that a program holds on chip
 _EPS = 1e-5
 _SHARES = 32  # of the rows, for the weight gradients
 
@@ -144,9 +146,11 @@ def _sizes(x: Tensor, w_out: Tensor) -> tuple[int, int, int]:
 def _transition(x: Tensor, norm_w: Tensor, norm_b: Tensor, w_in: Tensor, w_out: Tensor) -> Tensor:
     x = x.contiguous()
     n_rows, c, h = _sizes(x, w_out)
+    low_in, low_out = cast(w_in, x.dtype).contiguous(), cast(w_out, x.dtype).contiguous()
+    if c > _HELD:
+        return triton_wide_transition.forward(x, norm_w, norm_b, low_in, low_out, _EPS)
     sizes = _tile(c, "forward", x.dtype)
     y = torch.empty_like(x)
-    low_in, low_out = cast(w_in, x.dtype).contiguous(), cast(w_out, x.dtype).contiguous()
     _forward[(triton.cdiv(n_rows, sizes["ROWS"]),)](
         x, norm_w, norm_b, low_in, low_out, y, n_rows, c, h, _EPS, **sizes
     )
@@ -165,6 +169,11 @@ def _transition_backward(
     x, dy = x.contiguous(), dy.contiguous()
     n_rows, c, h = _sizes(x, w_out)
     low_in, low_out = cast(w_in, x.dtype).contiguous(), cast(w_out, x.dtype).contiguous()
+    if c > _HELD:
+        dx, *grads = triton_wide_transition.backward(dy, x, norm_w, norm_b, low_in, low_out, _EPS)
+        parameters = (norm_w, norm_b, w_in, w_out)
+        d_norm_w, d_norm_b, d_in, d_out = (g.to(p.dtype) for g, p in zip(grads, parameters, strict=True))
+        return dx, d_norm_w, d_norm_b, d_in, d_out
     sizes = _tile(c, "input", x.dtype)
     n_tiles = triton.cdiv(n_rows, sizes["ROWS"])
     dx = torch.empty_like(x)
@@ -213,6 +222,7 @@ torch.library.register_autograd("foldwright::transition", _gradient, setup_conte
 @register("transition", "triton", supports=needs_triton, preference=2)
 def transition(x: Tensor, norm_w: Tensor, norm_b: Tensor, w_in: Tensor, w_out: Tensor) -> Tensor:
     """See kernels.reference.transition."""
-    if x.shape[-1] > MAX_CHANNELS:
+    single_track = x.shape[-1] > _HELD and x.dim() < 4
+    if x.shape[-1] > MAX_CHANNELS or single_track:
         return reference.transition(x, norm_w, norm_b, w_in, w_out)
     return _transition(x, norm_w, norm_b, w_in, w_out)

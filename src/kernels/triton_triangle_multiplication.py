@@ -16,16 +16,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from foldwright.kernels import reference
+from foldwright.kernels import reference, triton_wide_triangle
 from foldwright.kernels.casts import cast
 from foldwright.kernels.launch import needs_triton, next_power_of_two
 from foldwright.kernels.registry import register
 from foldwright.kernels.tiles import tile
 from foldwright.kernels.triton_layer_norm import _layer_norm_backward
 from foldwright.kernels.triton_norm import affine_norm, norm_backward
+from foldwright.kernels.triton_wide_triangle import EPS, Norm, Passes
 
-MAX_CHANNELS = 256
-_EPS = 1e-5
+MAX_CHANNELS = 512
+_HELD = 256  # channels of a pair that a program holds on chip
 
 
 @triton.jit
@@ -203,6 +204,57 @@ def _launch(z: Tensor, kernel: str) -> Launch:
     return sizes, (triton.cdiv(n * n, sizes["ROWS"]), b)
 
 
+def _project_held(z: Tensor, mask: Tensor, norm: Norm, w: Tensor) -> tuple[Tensor, Tensor]:
+    b, n, _, c = z.shape
+    sizes, grid = _launch(z, "project")
+    left, right = (z.new_empty(b, c, n, n) for _ in range(2))
+    _project[grid](z, mask, *norm, w, left, right, n, c, EPS, **sizes)
+    return left, right
+
+
+def _gate_out_held(
+    z: Tensor, product: Tensor, norm_in: Norm, norm_out: Norm, w_out: Tensor, w_gate: Tensor
+) -> Tensor:
+    _, n, _, c = z.shape
+    out = torch.empty_like(z)
+    sizes, grid = _launch(z, "gate_out")
+    _gate_out[grid](z, product, *norm_in, *norm_out, w_out, w_gate, out, n, c, EPS, **sizes)
+    return out
+
+
+def _gate_out_backward_held(
+    dy: Tensor, z: Tensor, product: Tensor, norm_in: Norm, norm_out: Norm, w_out: Tensor, w_gate: Tensor,
+    d: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    b, n, _, c = z.shape
+    sizes, grid = _launch(z, "gate_out_backward")
+    d_product, y, d_value = torch.empty_like(product), z.new_empty(b * n * n, c), z.new_empty(b * n * n, c)
+    d_norm_w, d_norm_b = (z.new_empty(grid[0] * b, c, dtype=torch.float32) for _ in range(2))
+    _gate_out_backward[grid](
+        dy, z, product, *norm_in, *norm_out, w_out, w_gate, d_product, y, d_value, d, d_norm_w, d_norm_b,
+        n, c, EPS, **sizes,
+    )  # fmt: skip
+    return d_product, d_norm_w.sum(0), d_norm_b.sum(0), d_value.t() @ y
+
+
+def _project_backward_held(
+    d_left: Tensor, d_right: Tensor, z: Tensor, mask: Tensor, norm: Norm, w: Tensor, d: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    b, n, _, c = z.shape
+    sizes, grid = _launch(z, "project_backward")
+    x = z.new_empty(b * n * n, c)
+    mean, rstd = (z.new_empty(b * n * n, dtype=torch.float32) for _ in range(2))
+    _project_backward[grid](d_left, d_right, z, mask, *norm, w, x, mean, rstd, d, n, c, EPS, **sizes)
+    return x, mean, rstd
+
+
+_HELD_PASSES = Passes(_project_held, _gate_out_held, _gate_out_backward_held, _project_backward_held)
+
+
+def _passes(z: Tensor) -> Passes:
+    return _HELD_PASSES if z.shape[-1] <= _HELD else triton_wide_triangle.PASSES
+
+
 def _multiply(a: Tensor, b: Tensor, outgoing: bool) -> Tensor:
     """x_ij = Σ_k a_ik b_jk (outgoing) or Σ_k a_ki b_kj; a, b [B, c, N, N]."""
     return a @ b.transpose(-1, -2) if outgoing else a.transpose(-1, -2) @ b
@@ -227,18 +279,13 @@ def _triangle_multiplication(
     w_gate: Tensor,
     outgoing: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    z = z.contiguous()
-    b, n, _, c = z.shape
+    z, mask = z.contiguous(), mask.contiguous()
     low_in, low_out, low_gate = (cast(w, z.dtype).contiguous() for w in (w_in, w_out, w_gate))
-    sizes, grid = _launch(z, "project")
-    left, right = (z.new_empty(b, c, n, n) for _ in range(2))
-    _project[grid](z, mask.contiguous(), norm_in_w, norm_in_b, low_in, left, right, n, c, _EPS, **sizes)
+    norm_in, norm_out = (norm_in_w, norm_in_b), (norm_out_w, norm_out_b)
+    passes = _passes(z)
+    left, right = passes.project(z, mask, norm_in, low_in)
     product = _multiply(left, right, outgoing)
-    out = torch.empty_like(z)
-    sizes, grid = _launch(z, "gate_out")
-    _gate_out[grid](
-        z, product, norm_in_w, norm_in_b, norm_out_w, norm_out_b, low_out, low_gate, out, n, c, _EPS, **sizes
-    )
+    out = passes.gate_out(z, product, norm_in, norm_out, low_out, low_gate)
     return out, left, right, product
 
 
@@ -281,28 +328,18 @@ def _triangle_multiplication_backward(
     z, dy, mask = z.contiguous(), dy.contiguous(), mask.contiguous()
     b, n, _, c = z.shape
     low_in, low_out, low_gate = (cast(w, z.dtype).contiguous() for w in (w_in, w_out, w_gate))
+    norm_in, norm_out = (norm_in_w, norm_in_b), (norm_out_w, norm_out_b)
     d = z.new_empty(b * n * n, 5 * c)
-
-    sizes, grid = _launch(z, "gate_out_backward")
-    d_product, y, d_value = torch.empty_like(product), z.new_empty(b * n * n, c), z.new_empty(b * n * n, c)
-    d_out_w, d_out_b = (z.new_empty(grid[0] * b, c, dtype=torch.float32) for _ in range(2))
-    _gate_out_backward[grid](
-        dy, z, product, norm_in_w, norm_in_b, norm_out_w, norm_out_b, low_out, low_gate,
-        d_product, y, d_value, d, d_out_w, d_out_b, n, c, _EPS, **sizes,
-    )  # fmt: skip
-    dw_out = d_value.t() @ y
-    d_left, d_right = (g.contiguous() for g in _multiply_backward(d_product, left, right, outgoing))
-
-    sizes, grid = _launch(z, "project_backward")
-    x = y  # in its memory: it is not needed any more
-    mean, rstd = (z.new_empty(b * n * n, dtype=torch.float32) for _ in range(2))
-    _project_backward[grid](
-        d_left, d_right, z, mask, norm_in_w, norm_in_b, low_in, x, mean, rstd, d, n, c, _EPS, **sizes
+    passes = _passes(z)
+    d_product, d_out_w, d_out_b, dw_out = passes.gate_out_backward(
+        dy, z, product, norm_in, norm_out, low_out, low_gate, d
     )
+    d_left, d_right = (g.contiguous() for g in _multiply_backward(d_product, left, right, outgoing))
+    x, mean, rstd = passes.project_backward(d_left, d_right, z, mask, norm_in, low_in, d)
     dw = d.t() @ x
     dx = torch.mm(d, torch.cat([low_in, low_gate]), out=x)
     dz, d_in_w, d_in_b = _layer_norm_backward(dx.view(z.shape), z, norm_in_w, mean, rstd)
-    grads = [d_in_w, d_in_b, dw[: 4 * c], d_out_w.sum(0), d_out_b.sum(0), dw_out, dw[4 * c :]]
+    grads = [d_in_w, d_in_b, dw[: 4 * c], d_out_w, d_out_b, dw_out, dw[4 * c :]]
     parameters = (norm_in_w, norm_in_b, w_in, norm_out_w, norm_out_b, w_out, w_gate)
     return [dz, *(_own(grad, p.dtype) for grad, p in zip(grads, parameters, strict=True))]
 

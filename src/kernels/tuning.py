@@ -18,7 +18,7 @@ import torch
 from triton.runtime.errors import OutOfResources
 
 from foldwright.kernels import tiles
-from foldwright.kernels.benchmark import TUNED_SIZE, inputs_of, measure
+from foldwright.kernels.benchmark import PAIR, TUNED_SIZE, inputs_of, measure
 from foldwright.kernels.cases import case_of
 from foldwright.kernels.launch import next_power_of_two
 from foldwright.kernels.registry import implementations
@@ -30,9 +30,12 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "attention": ("triangle_attention", "attention_pair_bias"),
     "outer_product_mean": ("outer_product_mean",),
     "pair_weighted_average": ("pair_weighted_average",),
+    "wide_transition": ("transition",),
+    "wide_triangle": ("triangle_multiplication",),
 }
+_PAIR = {"wide_transition": 512, "wide_triangle": 512}  # channels of the pairs; else AF3's
 _WIDTH_OF = {"outer_product_mean": 4}  # the argument whose channels are an entry's width; else the first
-_FORWARD = {"forward", "project", "gate_out"}  # kernels of the forward pass
+_FORWARD = {"forward", "project", "gate_out", "gated", "norm"}  # kernels of the forward pass
 _SIZES = {"LEFT": (64, 128), "RIGHT": (64, 128, 256), "NI": (16, 32)}  # tried; (32, 64, 128) of all others
 _LAUNCHES = ((4, 1), (4, 2), (8, 1), (8, 2), (4, 3), (8, 3))  # warps, stages
 
@@ -62,7 +65,7 @@ def tune(family: str, table: tiles.Table) -> Iterator[str]:
     """
     for op in FAMILIES[family]:
         function = next(entry.function for entry in implementations(op) if entry.name == "triton")
-        inputs = inputs_of(case_of(op), TUNED_SIZE)
+        inputs = inputs_of(case_of(op), TUNED_SIZE, _PAIR.get(family, PAIR))
         for key in _keys(family, op, inputs, table):
             kernel = key.split("/")[1]
             best, best_time = dict(table[key]), _seconds(function, inputs, kernel in _FORWARD)

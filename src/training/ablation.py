@@ -8,7 +8,6 @@ graphs. Groups without an implementation of their own here are left out.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -18,7 +17,7 @@ from rich.table import Table
 
 from foldwright.kernels import KernelConfig, select
 from foldwright.kernels.registry import choices
-from foldwright.training.benchmark import StepBenchmark, StepReport
+from foldwright.training.benchmark import StepReport, measured
 from foldwright.training.config import TrainConfig
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -66,11 +65,7 @@ def ablate(config: TrainConfig, device: torch.device, console: Console, repeats:
     """Measure every line in turn, each with the GPU to itself."""
     lines: list[Line] = []
     for name, variant in variants(config, device):
-        warmup = 3 if variant.trainer.captures() else 1
-        report = StepBenchmark(variant, device, Console(quiet=True)).run(repeats, warmup)
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+        report = measured(variant, device, repeats)
         first = lines[0].report if lines else report
         leaner = first.peak_gib / report.peak_gib if first.peak_gib and report.peak_gib else None
         lines.append(Line(name, report, first.seconds / report.seconds, leaner))

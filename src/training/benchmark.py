@@ -20,6 +20,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,7 @@ class StepReport:
     mfu: float | None
     launches: int | None
     gpu_busy_seconds: float | None
+    cpu_bound: float | None  # share of the step in which the GPU waits
     breakdown: dict[str, float]
     kernels: dict[str, str]
     machine: dict[str, str] = field(default_factory=dict)
@@ -224,10 +226,20 @@ class StepBenchmark:
             flops / median / attainable if attainable else None,
             launches,
             busy,
+            None if busy is None else max(0.0, 1 - busy / median),
             {},
             dict(choices(self.ops)),
             {"device": name, "torch": str(torch.__version__), "foldwright": package, "commit": commit},
         )
+
+
+def measured(config: TrainConfig, device: torch.device, repeats: int) -> StepReport:
+    """The report of a configuration that has the GPU to itself, without breakdown."""
+    gc.collect()
+    if device.type == "cuda":  # what came before it
+        torch.cuda.empty_cache()
+    warmup = 3 if config.trainer.captures() else 1
+    return StepBenchmark(config, device, Console(quiet=True)).run(repeats, warmup)
 
 
 def print_report(report: StepReport, console: Console) -> None:
@@ -243,6 +255,7 @@ def print_report(report: StepReport, console: Console) -> None:
     if report.launches is not None:
         table.add_row("kernels", f"{report.launches:,}")
         table.add_row("GPU busy, s", f"{report.gpu_busy_seconds:.3f}")
+        table.add_row("CPU-bound share", f"{100 * (report.cpu_bound or 0):.0f} %")
     for name, seconds in report.breakdown.items():
         table.add_row(f"  {name}, s", f"{seconds:.3f}")
     console.print(table)
@@ -252,29 +265,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Hydra overrides as for train.py (model=base curriculum.initial.crop_tokens=640 ...) beside the
     flags.
     """
+    from foldwright.training.ablation import ablate, ablation_table  # they run this module's benchmark
+    from foldwright.training.sweep import axis, longest, sweep, sweep_table
+
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--repeats", type=int, default=5, help="timed steps (default 5)")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument(
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument(
         "--ablation", action="store_true", help="plain PyTorch first, then one group of kernels more a line"
     )
+    kinds.add_argument(
+        "--sweep", nargs="+", type=axis, help="every combination of crop=384,640 D=48,16 cycles=1,4"
+    )
+    kinds.add_argument("--longest", action="store_true", help="the longest crop that trains: D 4, one cycle")
     flags, overrides = parser.parse_known_args(arguments)
     console = Console()
     config = compose_config(["data=pdb", "data.n_templates=4", *overrides])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if flags.longest and device.type != "cuda":
+        parser.error("--longest searches for what a GPU's memory holds, and this machine has none")
     command = ["scripts/benchmark_step.py", *(arguments or sys.argv[1:])]
+    found: list[Any] = []
     if flags.ablation:
-        from foldwright.training.ablation import ablate, ablation_table  # it runs this module's benchmark
-
-        lines = ablate(config, device, console, flags.repeats)
-        console.print(ablation_table(lines))
-        record: dict[str, Any] = {"lines": [asdict(line) for line in lines]}
+        found = ablate(config, device, console, flags.repeats)
+        console.print(ablation_table(found))
+    elif flags.sweep or flags.longest:
+        search = partial(sweep, axes=dict(flags.sweep)) if flags.sweep else longest
+        found = search(config, device=device, console=console, repeats=flags.repeats)
+        console.print(sweep_table(found))
     else:
         benchmark = StepBenchmark(config, device, console)
         report = benchmark.run(flags.repeats)
         report.breakdown = benchmark.breakdown()
         print_report(report, console)
-        record = asdict(report)
+    record: dict[str, Any] = {"lines": [asdict(line) for line in found]} if found else asdict(report)
     if flags.json:
         flags.json.parent.mkdir(parents=True, exist_ok=True)
         flags.json.write_text(json.dumps({**record, "command": command}, indent=1) + "\n")

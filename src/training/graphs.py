@@ -4,7 +4,9 @@
 A step launches some hundred thousand kernels, more than a host can issue in the time that they take. Shapes
 are static by bucket, so forward and backward are recorded and replayed. The first batch of a shape runs as
 usual and is its own warm-up; the second is captured; all graphs share one memory pool, since only one runs at
-a time. What cannot be captured, because its sizes change with every example, runs between two graphs.
+a time. A pool belongs to its graphs as long as they live, and beside it a batch that runs as usual would need
+the step's memory twice: so all graphs go before the first batch of a further shape, and are captured anew
+when next met. What cannot be captured, because its sizes change with every example, runs between two graphs.
 """
 
 from __future__ import annotations
@@ -69,6 +71,7 @@ class Graphed:
     def forward(self, batch: Batch, phase: PhaseConfig) -> dict[str, Tensor]:
         key = (phase.diffusion_samples, *(getattr(batch, name).shape for name in sorted(_CAPTURED)))
         if key not in self._recordings:
+            self._forget()
             self._recordings[key] = None
             return self._warm_up(batch, phase)
         self._current = self._recordings[key]
@@ -76,6 +79,15 @@ class Graphed:
             self._current = self._recordings[key] = _Recording(self._pool, self._stream, batch)
             return self._current.record(self.losses, phase, self.scale)
         return self._current.replay(batch)
+
+    def _forget(self) -> None:
+        """Give the memory of all graphs back; the shapes stay known, and need no second warm-up."""
+        if not any(self._recordings.values()):
+            return
+        torch.cuda.synchronize()  # none is running any more
+        self._recordings = dict.fromkeys(self._recordings)
+        self._pool = torch.cuda.graph_pool_handle()  # the old one ends with the last of its graphs
+        torch.cuda.empty_cache()
 
     def _warm_up(self, batch: Batch, phase: PhaseConfig) -> dict[str, Tensor]:
         self._stream.wait_stream(torch.cuda.current_stream())
@@ -106,10 +118,13 @@ class _Recording:
 
     def record(self, losses: Losses, phase: PhaseConfig, scale: float) -> dict[str, Tensor]:
         """Capture, and run segment by segment: capturing computes nothing by itself."""
-        self._begin()
-        terms = losses(self.batch, phase, self._apart)
-        loss = terms["loss"] * scale
-        self._end()
+        try:
+            self._begin()
+            terms = losses(self.batch, phase, self._apart)
+            loss = terms["loss"] * scale
+            self._end()
+        finally:
+            self._stop()  # a failure, as for want of memory, must not leave the device capturing
         with self._capture(self.backward):
             loss.backward()
         self.terms = {name: term.detach() for name, term in terms.items()}
@@ -151,7 +166,10 @@ class _Recording:
         return torch.cuda.graph(graph, self.pool, self.stream, capture_error_mode="thread_local")
 
     def _end(self) -> None:
-        assert self._capturing is not None
-        self._capturing.__exit__(None, None, None)
-        self._capturing = None
+        self._stop()
         self.segments[-1].replay()
+
+    def _stop(self) -> None:
+        if self._capturing is not None:
+            capturing, self._capturing = self._capturing, None
+            capturing.__exit__(None, None, None)

@@ -153,7 +153,6 @@ def table(config: TrainConfig, found: Sequence[Cost], name: str, n_gpus: int) ->
         "s",
         "MFU",
         "peak GiB",
-        "2nd shape",
         "days",
     ):
         table.add_column(column, footers.get(column, ""), justify="left" if column == "phase" else "right")
@@ -164,22 +163,20 @@ def table(config: TrainConfig, found: Sequence[Cost], name: str, n_gpus: int) ->
             cost.phase, str(s.tokens), str(s.diffusion_samples), f"{s.cycles:g}", f"{cost.steps:,.0f}",
             f"{cost.flops / 1e12:.1f}", f"{cost.seconds:.3f}",
             f"{cost.flops / cost.seconds / gpu.tflops / 1e10:.1f} %",
-            *(_memory(fixed, times, cost.activations_gib, gpu) for times in (1, 2)),
+            _memory(fixed, cost.activations_gib, gpu),
             f"{days([cost], config.global_batch, n_gpus):.2f}",
         )  # fmt: skip
     table.caption = (
         f"TFLOP, s and MFU of one example at the mean number of cycles; global batch {config.global_batch}. "
-        "Weights whole on every GPU, steps captured, nothing for communication and loading. 2nd shape: GiB "
-        "of the first batch of another crop or number of cycles, which runs beside the captured graphs."
+        "Weights whole on every GPU, steps captured, nothing for communication and loading."
     )
     return table
 
 
-def _memory(fixed: float, times: int, activations: float | None, gpu: Gpu) -> str:
-    """GiB with the activations of one step or, beside a captured one, of two."""
+def _memory(fixed: float, activations: float | None, gpu: Gpu) -> str:
     if activations is None:
         return "not counted"
-    total = fixed + times * activations
+    total = fixed + activations
     return f"{total:.1f}" + " too much" * (total > gpu.memory)
 
 

@@ -42,6 +42,12 @@ def test_output_and_every_gradient(case, masked, dtype):
     )
 
 
+@pytest.mark.parametrize("c", [32, 48, 64])
+def test_wider_heads(c):
+    kernel, plain = triton_attention.shared_bias_attention, reference.shared_bias_attention
+    check_kernel(kernel, plain, inputs(1, 2, 35, 2, c, masked=3), DTYPES[1], DEVICE)
+
+
 def test_large_logits_and_fully_masked_rows_stay_finite():
     case = [x.float().to(DEVICE) for x in inputs(1, 2, 40, 1, 16, scale=50.0)]
     case[3][:] += MASKED

@@ -2,14 +2,17 @@
 import pytest
 import torch
 
-from foldwright.kernels import reference, triton_transition
+from foldwright.kernels import reference, tiles, triton_transition, triton_wide_transition
 from foldwright.kernels.testing import check_kernel, run
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
 DTYPES = [torch.float32, torch.bfloat16] if CUDA else [torch.float32, torch.float16]
-CASES = [((2, 40), 16, 4), ((1, 9, 15), 24, 2), ((130,), 64, 4)] + (
+CASES = [((2, 40), 16, 4), ((1, 9, 15), 24, 2), ((130,), 64, 4), ((2, 9), 128, 2), ((11,), 256, 1)] + (
     [((384, 384), 128, 4), ((77, 77), 256, 2)] if CUDA else []
+)
+WIDE = [((1, 3, 6), 264, 1), ((1, 13, 11), 384, 1), ((1, 4, 3), 512, 1)] + (
+    [((1, 77, 77), 384, 4), ((1, 128, 128), 512, 4)] if CUDA else []
 )
 
 
@@ -33,6 +36,24 @@ def inputs(lead, c, n):
 def test_output_and_every_gradient(lead, c, n, dtype):
     case = inputs(lead, c, n)
     check_kernel(triton_transition.transition, reference.transition, case, dtype, DEVICE, wide=(1, 2, 3, 4))
+
+
+@pytest.mark.parametrize(("lead", "c", "n"), WIDE)
+def test_wide_rows(lead, c, n, monkeypatch):
+    rows, dtype = 132, DTYPES[c == 384]  # of the backward pass; 143 rows make two chunks
+    monkeypatch.setattr(tiles, "_INTERPRETED", 128)  # its cost is a tile's, whatever the size
+    monkeypatch.setattr(triton_wide_transition, "_CHUNK_BYTES", rows * 3 * n * c * dtype.itemsize)
+    kernel = torch.ops.foldwright.transition  # beneath the choice of the reference
+    check_kernel(kernel, reference.transition, inputs(lead, c, n), dtype, DEVICE, wide=(1, 2, 3, 4))
+
+
+def test_the_reference_runs_for_the_single_track_and_beyond_the_widest_rows(monkeypatch):
+    ran = []
+    monkeypatch.setattr(reference, "transition", lambda x, *_: ran.append(x.shape) or x)
+    monkeypatch.setattr(triton_transition, "_transition", lambda x, *_: x)
+    for shape in [(1, 3, 512), (1, 2, 2, 384), (1, 2, 2, 512), (1, 2, 2, 520), (1, 3, 256)]:
+        triton_transition.transition(torch.empty(shape), *[torch.empty(0)] * 4)
+    assert ran == [(1, 3, 512), (1, 2, 2, 520)]
 
 
 def test_gradients_are_deterministic():

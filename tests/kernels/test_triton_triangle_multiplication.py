@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from foldwright.kernels import reference, triton_triangle_multiplication
+from foldwright.kernels import reference, tiles, triton_triangle_multiplication
 from foldwright.kernels.testing import check_kernel, run
 
 CUDA = torch.cuda.is_available()
@@ -10,6 +10,9 @@ DEVICE = "cuda" if CUDA else "cpu"
 DTYPES = [torch.float32, torch.bfloat16] if CUDA else [torch.float32, torch.float16]
 CASES = [(2, 9, 16), (1, 13, 24)] + (
     [(1, 77, 128), (2, 130, 64), (1, 256, 128), (1, 40, 256)] if CUDA else []
+)
+WIDTHS = [(1, 3, 64), (1, 3, 128), (1, 4, 256), (2, 4, 300), (1, 4, 384), (1, 3, 512)] + (
+    [(1, 40, 320), (1, 77, 384), (2, 130, 512)] if CUDA else []
 )
 
 
@@ -35,6 +38,19 @@ def test_output_and_every_gradient(case, outgoing, dtype):
         reference.triangle_multiplication,
         inputs(*case, outgoing),
         dtype,
+        DEVICE,
+        wide=range(2, 9),
+    )
+
+
+@pytest.mark.parametrize("case", WIDTHS, ids=str)
+def test_every_width(case, monkeypatch):
+    monkeypatch.setattr(tiles, "_INTERPRETED", 128)  # its cost is a tile's, whatever the size
+    check_kernel(
+        triton_triangle_multiplication.triangle_multiplication,
+        reference.triangle_multiplication,
+        inputs(*case, case[2] < 512),
+        DTYPES[1],
         DEVICE,
         wide=range(2, 9),
     )

@@ -2,6 +2,7 @@
 """Captured steps compute what steps kernel by kernel do; what is captured reads nothing of variable size."""
 
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from foldwright.diffusion.sampler import SamplerConfig
 from foldwright.kernels import KernelConfig, select
 from foldwright.losses import LossConfig
 from foldwright.model import AlphaFold3
+from foldwright.training import graphs
 from foldwright.training.config import compose_config
 from foldwright.training.curriculum import PhaseConfig
 from foldwright.training.gradients import FlatGradients
@@ -65,6 +67,78 @@ def test_variable_sizes_do_vary(real_batches):
     assert len({batch.atom_coords.shape for batch in real_batches}) == 1
 
 
+class Recorded:
+    """Stands for a shape's graphs where there is no GPU; says what became of them."""
+
+    events: ClassVar[list] = []
+
+    def __init__(self, pool, stream, batch):
+        self.cycles, self.pool = batch.msa.shape[1], pool
+
+    def __del__(self):
+        self.events.append(("freed", self.cycles))
+
+    def record(self, losses, phase, scale):
+        self.events.append(("captured", self.cycles, self.pool))
+        return {}
+
+    def replay(self, batch):
+        self.events.append(("replayed", self.cycles, self.pool))
+        return {}
+
+
+@pytest.fixture
+def events(monkeypatch):
+    """What `Graphed` does with batches of so many cycles."""
+    pools, seen = iter("ABC"), []
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: next(pools))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: seen.append(("waited",)))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: seen.append(("returned",)))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: None)
+    monkeypatch.setattr(Recorded, "events", seen)
+    monkeypatch.setattr(graphs, "_Recording", Recorded)
+    monkeypatch.setattr(
+        Graphed, "_warm_up", lambda self, batch, phase: seen.append(("run", batch.msa.shape[1]))
+    )
+    return seen
+
+
+def test_graphs_go_before_a_further_shape_runs_as_usual(real_batches, events):
+    one, two = real_batches[0], real_batches[1]
+    execution = Graphed(lambda *_: {}, 1.0)
+    for batch in (one, one, one, two, one, two, one):
+        execution.forward(batch, PHASE)
+        execution._current = None  # its backward
+    assert events == [
+        ("run", 1), ("captured", 1, "A"), ("replayed", 1, "A"),
+        ("waited",), ("freed", 1), ("returned",), ("run", 2),
+        ("captured", 1, "B"), ("captured", 2, "B"), ("replayed", 1, "B"),
+    ]  # fmt: skip
+
+
+def test_a_failed_capture_is_ended(monkeypatch, real_batches):
+    """Else the device would go on capturing what a handler of the failure does."""
+    open_captures = []
+
+    class Capture:
+        def __enter__(self):
+            open_captures.append(self)
+
+        def __exit__(self, *_):
+            open_captures.remove(self)
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
+    monkeypatch.setattr(graphs._Recording, "_capture", lambda self, graph: Capture())
+
+    def losses(batch, phase, apart):
+        assert len(open_captures) == 1
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
+        graphs._Recording(None, None, real_batches[0]).record(losses, PHASE, 1.0)
+    assert not open_captures
+
+
 @pytest.fixture
 def deterministic():
     """Gradients of gathers without atomics, whose order of summation differs from run to run."""
@@ -89,7 +163,8 @@ def test_graphs_give_the_losses_and_gradients_of_single_kernels_bitwise(real_bat
     results = []
     for execution in (Eager(losses), Graphed(losses, 1.0)):
         seen = []
-        for batch in real_batches:
+        for number in (0, 2, 1, 4, 3, 6, 5, 7):  # the second shape comes when the first has been captured
+            batch = real_batches[number]
             terms = execution.forward(batch.to(device), PHASE)
             gradients.zero()
             execution.backward(terms["loss"])

@@ -125,9 +125,9 @@ def test_the_command_prints_a_table(capsys):
 
 
 def test_what_does_not_fit_is_said():
-    assert plan._memory(8.0, 1, 83.3, GPU) == "91.3"
-    assert plan._memory(8.0, 2, 83.3, GPU) == "174.6 too much"
-    assert plan._memory(8.0, 2, None, GPU) == "not counted"
+    assert plan._memory(8.0, 83.3, GPU) == "91.3"
+    assert plan._memory(8.0, 166.6, GPU) == "174.6 too much"
+    assert plan._memory(8.0, None, GPU) == "not counted"
 
 
 def test_gpus_are_told_by_their_devices_names():
