@@ -45,6 +45,7 @@ from foldwright.inference.assessment import (
     write_examples,
     write_summary,
 )
+from foldwright.inference.ligand_names import Read, named_as, read_predicted
 from foldwright.inference.match import match
 from foldwright.inference.network import device_of, load_network
 from foldwright.inference.output import DONE
@@ -63,8 +64,12 @@ class Predicted:
     target: str
     seed: int
     sample: int
-    structure: Structure
+    read: Read
     scores: Mapping[str, Any]
+
+    @property
+    def structure(self) -> Structure:
+        return self.read.structure
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -161,7 +166,8 @@ def score_prediction(
     predicted: Predicted, truths: Truths
 ) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
     """The row of a prediction, and the records of its interfaces and ligands."""
-    matched = match(truths.structure(predicted.target), predicted.structure)
+    truth = truths.structure(predicted.target)
+    matched = match(truth, named_as(truth, truths.components, predicted.read))
     target = structure_target(matched.truth, truths.components)
     batch = collate([target.example(0, 1, 1, 0)], {})
     found = score(target.entry, target.components, batch, _filled(matched.truth, matched.coords))
@@ -229,13 +235,13 @@ def _from_files(folder: Path, truths: Truths, tell: Tell, console: Console) -> I
         raise ValueError(f"{folder}: got no prediction, expected what predict.py left or .cif files")
     for target, seed, sample, path in track(files, "scoring", console=console):
         try:
-            structure = read_structure(path, truths.dictionary)
+            found = read_predicted(path, truths.dictionary)
             beside = path.with_suffix(".json")
             scores = json.loads(beside.read_text()) if beside.is_file() else {}
         except (ValueError, OSError, Rejection) as error:
             tell(str(path), str(error))
             continue
-        yield Predicted(target, seed, sample, structure, scores)
+        yield Predicted(target, seed, sample, found, scores)
 
 
 def _prediction_files(folder: Path) -> Iterator[tuple[str, int, int, Path]]:
@@ -292,7 +298,8 @@ def _from_checkpoint(
         for sample in samples:
             everything = np.ones(len(sample.coords), np.bool_)
             structure = replace(target.structure, atom_coords=sample.coords, atom_resolved=everything)
-            yield Predicted(name, sample.seed, sample.number, structure, vars(sample.confidence))
+            found = Read(structure, target.components)
+            yield Predicted(name, sample.seed, sample.number, found, vars(sample.confidence))
 
 
 def stored_target(store: Store, name: str) -> Target:
