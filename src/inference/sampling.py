@@ -62,7 +62,7 @@ def predict_target(
     batch = target_batch(target, config, seed).to(device)
     seeds = torch.tensor([seed], dtype=torch.int64, device=device)
     trunk = network.represent(batch, seeds)
-    contacts = contact_probability(network.distogram(trunk.z)[0])
+    contacts = contact_probability(network.distogram, trunk.z)
     n_atoms = len(target.structure.atom_name)
     for start in range(0, config.samples, config.at_once):
         numbers = torch.arange(start, min(start + config.at_once, config.samples))
@@ -70,8 +70,9 @@ def predict_target(
         for number, x in zip(numbers.tolist(), portion, strict=True):
             if not torch.isfinite(x[:n_atoms]).all():
                 raise ValueError(f"seed {seed}, sample {number}: coordinates are not finite")
-            logits = network.judge(batch, trunk, x[None], seeds)
-            confidence = assess(target.structure, batch, x, logits, contacts)
+            judged = network.judge(batch, trunk, x[None], seeds)
+            confidence = assess(target.structure, batch, x, judged, contacts)
+            del judged  # its pairs, before the affinity head or the next sample makes others
             affinity = affinities(network, target, batch, trunk, x, config.pocket, seeds)
             yield Sample(seed, number, x[:n_atoms].float().cpu().numpy(), confidence, affinity)
 
