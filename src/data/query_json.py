@@ -19,7 +19,14 @@ import numpy as np
 
 from foldwright.data.ccd import Definition, parse_components, read_components
 from foldwright.data.ligands import definition_from_sdf, definition_from_smiles
-from foldwright.data.query import BondEnd, ChainInput, Query, TemplateInput, components_of_sequence
+from foldwright.data.query import (
+    BadQueries,
+    BondEnd,
+    ChainInput,
+    Query,
+    TemplateInput,
+    components_of_sequence,
+)
 from foldwright.vocabulary import MoleculeType
 
 _TOP = {
@@ -44,7 +51,9 @@ _MAX_SEED = 2**32 - 1
 
 
 def read_json(path: Path) -> list[Query]:
-    """The queries of a file: one, or a list of them. ValueError names file and field."""
+    """The queries of a file: one, or a list of them. ValueError names file and field; BadQueries has the good
+    ones of a list.
+    """
     try:
         content = json.loads(path.read_text())
     except (ValueError, RecursionError) as error:
@@ -52,13 +61,15 @@ def read_json(path: Path) -> list[Query]:
     jobs = content if isinstance(content, list) else [content]
     if not jobs:
         raise ValueError(f"{path}: got an empty list, expected at least one job")
-    queries = []
+    queries, errors = [], []
     for number, job in enumerate(jobs):
         try:
             queries.append(_query(job, path.parent, path.stem))
         except ValueError as error:
             where = f"{path}: job {number}" if len(jobs) > 1 else f"{path}"
-            raise ValueError(f"{where}: {error}") from error
+            errors.append(f"{where}: {error}")
+    if errors:
+        raise BadQueries(errors, queries)
     return queries
 
 

@@ -164,7 +164,7 @@ def _share(job: Job, dictionary: Dictionary, tell: Tell) -> Iterator[Query]:
     names: set[str] = set()
     own: list[Query] = []
     for found in read_queries(find_files(job.inputs), dictionary):
-        total += len(found.queries) or 1
+        total += len(found.queries) + bool(found.error)
         problems = [(found.path.name, found.error)] if found.error else []
         for query in found.queries:
             name = folder_name(query.name)

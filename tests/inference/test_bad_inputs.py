@@ -81,6 +81,12 @@ FILES = {
     "binary.json": (b"\xff\xfe\x00\x01", "got no JSON"),
     "nested.json": (b"[" * 20000, "got no JSON"),
     "no_job.json": (b"[]", "got an empty list, expected at least one job"),
+    "list.json": (
+        json.dumps(
+            [{"name": "listed", "sequences": [PROTEIN]}, {"name": "odd", "sequences": [PROTEIN], "seed": 1}]
+        ).encode(),
+        "job 1: the file: got the unknown field 'seed'",
+    ),
     "no_record.fasta": (b"", "got no record"),
     "no_letters.fasta": (b">A|protein\n>B|protein\nMK\n", "record 1 (A): got an empty sequence"),
     "bad_line.smi": (b"CCO ethanol\nC(( broken\n", "line 2: got 'C(('"),
@@ -150,4 +156,4 @@ def test_the_good_ones_are_predicted_and_the_exit_code_says_the_rest(told):
     code, failed, done = told
     assert code == 1
     assert len(failed) == len(JOBS) + len(FILES)
-    assert done == {"good", "peptide"}
+    assert done == {"good", "peptide", "ethanol", "listed"}, "good ones of a bad file too"
