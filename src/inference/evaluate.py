@@ -46,7 +46,7 @@ from foldwright.inference.assessment import (
     write_summary,
 )
 from foldwright.inference.ligand_names import Read, named_as, read_predicted
-from foldwright.inference.match import match
+from foldwright.inference.match import Matched, match
 from foldwright.inference.network import device_of, load_network
 from foldwright.inference.output import DONE
 from foldwright.inference.sampling import SamplingConfig, predict_target
@@ -180,7 +180,7 @@ def score_prediction(
     row = {
         **key, "n_tokens": float(len(target.entry.tokens.token_residue)),
         "missing_chains": float(len(matched.missing)), **confidence, **found.figures,
-        **_calibration(predicted, target, batch, matched.coords, not matched.missing),
+        **_calibration(predicted, target, batch, matched),
     }  # fmt: skip
     return row, {
         "interfaces": [key | record for record in found.interfaces],
@@ -196,16 +196,14 @@ def _filled(structure: Structure, coords: Floats) -> Floats:
     return filled
 
 
-def _calibration(
-    predicted: Predicted, target: Target, batch: Batch, x: Floats, complete: bool
-) -> dict[str, float]:
-    """Errors and correlations of pLDDT (per cent) and PAE (Å), where they fit the truth's atoms."""
-    plddt, pae = predicted.scores.get("plddt"), predicted.scores.get("pae")
-    same = all(
-        np.array_equal(getattr(predicted.structure, name), getattr(target.structure, name))
-        for name in ("chain_name", "residue_component", "atom_name")
-    )
-    if plddt is None or not complete or not same:
+def _calibration(predicted: Predicted, target: Target, batch: Batch, matched: Matched) -> dict[str, float]:
+    """Errors and correlations of pLDDT (per cent) and PAE (Å), where all of the truth was predicted."""
+    scores = {name: predicted.scores.get(name) for name in ("plddt", "pae")}
+    if scores["plddt"] is None or matched.missing or (matched.source < 0).any():
+        return {}
+    own = structure_target(predicted.structure, predicted.read.components).entry.tokens
+    plddt, x = np.asarray(scores["plddt"], np.float64), matched.coords
+    if len(plddt) != len(own.atom_token):
         return {}
     coords, resolved = permuted_truth(batch, x)
     labelled = replace(
@@ -216,12 +214,14 @@ def _calibration(
     shown = torch.from_numpy(np.asarray(x, np.float32))[None]
     observed, known = atom_lddt(shown, labelled.atom_coords, labelled)
     of_atoms = np.where(known[0].numpy(), 100 * observed[0].numpy(), np.nan)
-    result = calibrate(np.asarray(plddt, np.float64), of_atoms, np.linspace(0, 100, 21))
+    result = calibrate(plddt[matched.source], of_atoms, np.linspace(0, 100, 21))
     figures = {"plddt_calibration_error": result.error, "plddt_correlation": result.correlation}
-    if pae is not None and len(pae) == len(target.entry.tokens.token_residue):
+    pae = np.asarray([] if scores["pae"] is None else scores["pae"], np.float64)
+    if len(pae) == len(own.token_residue):
+        tokens = own.atom_token[matched.source[target.entry.tokens.token_centre]]
         errors, counted = aligned_errors(shown, labelled.atom_coords, labelled)
         capped = np.where(counted[0].numpy(), errors[0].clamp(max=_LARGEST_ERROR).numpy(), np.nan)
-        result = calibrate(np.asarray(pae, np.float64).ravel(), capped.ravel(), np.linspace(0, 32, 33))
+        result = calibrate(pae[np.ix_(tokens, tokens)].ravel(), capped.ravel(), np.linspace(0, 32, 33))
         figures |= {"pae_calibration_error": result.error, "pae_correlation": result.correlation}
     return {name: value for name, value in figures.items() if np.isfinite(value)}
 

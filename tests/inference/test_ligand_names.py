@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ligands given as SMILES or SDF are found again in a truth that names them by a code, and scored alike."""
 
+import json
+
 import numpy as np
 import pytest
 from rdkit import Chem
@@ -66,6 +68,12 @@ def in_another_order(dictionary):
     return smiles, np.array(named.GetSubstructMatch(Chem.MolFromSmiles(smiles)))
 
 
+def in_order(table, order):
+    """The last rows, those of the ligand, in another order."""
+    rest = len(table) - len(order)
+    return table[np.concatenate([np.arange(rest), rest + order])]
+
+
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory):
     """Records of the ligand of one wrong pose, named by its code, as SMILES and as SDF."""
@@ -98,9 +106,15 @@ def scored(tmp_path_factory):
         coords = np.concatenate([x[~ligand], x[ligand][place]])
         found[kind] = structure, coords, components.with_own(query).dictionary
     records = {}
+    plddt, pae = rng.uniform(0, 100, len(x)), rng.uniform(0, 32, (128, 128))
     for kind, (structure, coords, known) in found.items():
         (folder / kind).mkdir()
         write_structure(structure, coords, folder / kind / "4cup.cif", known)
+        order = np.arange(11) if kind == "code" else place
+        said = {"plddt": in_order(plddt, order), "pae": in_order(in_order(pae, order).T, order).T}
+        (folder / kind / "4cup.json").write_text(
+            json.dumps({name: table.tolist() for name, table in said.items()})
+        )
         out = folder / f"{kind}_out"
         assert evaluate.main([str(folder / kind), f"--truth={folder / 'truth'}", f"--out={out}"]) == 0
         records[kind] = (
@@ -119,6 +133,6 @@ def test_a_pose_scores_the_same_whatever_names_its_ligand(scored, kind):
     assert (ligand["component"], ligand["atoms"]) == ("ZYB", 11)
     assert figures["missing_chains"] == 0
     assert figures.keys() == all_expected.keys()
-    assert "interface_ligand_protein" in figures
+    assert {"interface_ligand_protein", "plddt_correlation", "pae_calibration_error"} <= figures.keys()
     for name in figures.keys() - {"target"}:
         assert figures[name] == pytest.approx(all_expected[name], abs=1e-3, nan_ok=True), name
