@@ -14,7 +14,7 @@ from foldwright.confidence import scores
 from foldwright.data.synthetic import synthetic_example
 from foldwright.diffusion import conditioning
 from foldwright.inference import confidence
-from foldwright.kernels import KernelConfig, select
+from foldwright.kernels import KernelConfig, reference, select
 from foldwright.layers.attention import PairBias
 from foldwright.model import AlphaFold3, DistogramHead
 from foldwright.training.config import compose_config
@@ -112,6 +112,20 @@ def test_bias_maps_of_all_blocks_are_made_a_block_at_a_time():
     with Peak() as peak:
         module(z, mask)
     assert peak.most > 2 * maps.untyped_storage().nbytes(), "with gradient they come from one product"
+
+
+def test_outer_products_are_not_there_for_all_pairs(monkeypatch):
+    torch.manual_seed(0)
+    a, b = torch.randn(2, 1, 5, N, 8)
+    mask, weight, bias = torch.arange(5)[None] < 4, torch.randn(16, 64), torch.randn(16)
+    z = torch.empty(1, N, N, 16)
+    with counted(z) as whole:
+        expected = reference.outer_product_mean(a, b, mask, weight, bias)
+    monkeypatch.setattr(reference, "_OUTER_ROWS", 7)
+    with counted(z) as some:
+        found = reference.outer_product_mean(a, b, mask, weight, bias)
+    torch.testing.assert_close(found, expected)
+    assert some[0] < 2.6 < 7 < whole[0]
 
 
 def test_conditioned_pairs_without_the_concatenation_of_all_pairs(network, small_portions):
