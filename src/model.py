@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -94,6 +95,14 @@ class Representation:
 
 
 @dataclass
+class Judged:
+    """The confidence head's view of structures, its pair logits still to be made, some rows at a time."""
+
+    plddt: Tensor  # float32 [B, A, 50]
+    pairs: Callable[[slice], tuple[Tensor, Tensor]]  # rows -> pae, pde logits, float32 [B, n, N, 64]
+
+
+@dataclass
 class Pose:
     """The best of several sampled structures of one example, and the representations that it came from."""
 
@@ -104,15 +113,20 @@ class Pose:
 
 
 class DistogramHead(nn.Module):
-    """Symmetrised logits [B, N, N, 64] over representative-atom distances; zero at initialisation."""
+    """Symmetrised logits over representative-atom distances; zero at initialisation."""
 
     def __init__(self, c_z: int) -> None:
         super().__init__()
         self.linear = Linear(c_z, N_DISTOGRAM_BINS, bias=True, init="zero")
 
     def forward(self, z: Tensor) -> Tensor:
+        """z [B, N, N, c_z] -> [B, N, N, 64]."""
         logits = self.linear(upcast(z))
         return logits + logits.transpose(1, 2)
+
+    def rows(self, z: Tensor, rows: slice) -> Tensor:
+        """The logits [B, n, N, 64] of n rows alone."""
+        return self.linear(upcast(z[:, rows])) + self.linear(upcast(z[:, :, rows])).transpose(1, 2)
 
 
 class AlphaFold3(nn.Module):
@@ -180,9 +194,11 @@ class AlphaFold3(nn.Module):
         return sample_diffusion(denoiser, mask, 1, config, own)[:, 0]
 
     @torch.no_grad()
-    def judge(self, batch: Batch, trunk: Representation, x: Tensor, seed: Tensor) -> ConfidenceLogits:
+    def judge(self, batch: Batch, trunk: Representation, x: Tensor, seed: Tensor) -> Judged:
         """The confidence head's view of structures x [B, A, 3] Å. seed int64 [B]."""
-        return self.confidence(batch, trunk.s_inputs, trunk.s, trunk.z, x, key(seed, "confidence"))
+        head, number = self.confidence, key(seed, "confidence")
+        s, z = head.embed(batch, trunk.s_inputs, trunk.s, trunk.z, x, number)
+        return Judged(head.plddt(upcast(s), batch), partial(head.pairs, z))
 
     def sample_judged(
         self, batch: Batch, n_samples: int, config: SamplerConfig, seed: Tensor

@@ -67,16 +67,24 @@ class ConfidenceHead(nn.Module):
         """s_inputs [B, N, c_s_inputs], s [B, N, c_s], z [B, N, N, c_z] of the trunk, in the dtype of the
         products; x [B, A, 3] Å, float32; seed int64 [B] keys dropout.
         """
+        s, z = self.embed(batch, s_inputs, s, z, x, seed)
+        s = upcast(s)
+        pae, pde = self.pairs(z, slice(None))
+        return ConfidenceLogits(self.plddt(s, batch), pae, pde, self.resolved(s, batch))
+
+    def embed(
+        self, batch: Batch, s_inputs: Tensor, s: Tensor, z: Tensor, x: Tensor, seed: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What the logits are made from, s [B, N, c_s] and z [B, N, N, c_z]; arguments as of `forward`."""
         z = z + self.z_i(s_inputs)[:, :, None] + self.z_j(s_inputs)[:, None, :]
         z = z + self._embed_distances(batch, x, z.dtype)
         s, z = self.pairformer(s, z, batch.token_mask, seed)
-        s, z = upcast(s), upcast(z)
-        return ConfidenceLogits(
-            plddt=self.plddt(s, batch),
-            pae=self.pae(z),
-            pde=self.pde(z + z.transpose(1, 2)),
-            resolved=self.resolved(s, batch),
-        )
+        return s, z
+
+    def pairs(self, z: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+        """pae and pde logits [B, n, N, 64] of n rows of the pairs z of `embed`."""
+        own = upcast(z[:, rows])
+        return self.pae(own), self.pde(own + upcast(z[:, :, rows]).transpose(1, 2))
 
     def _embed_distances(self, batch: Batch, x: Tensor, dtype: torch.dtype) -> Tensor:
         table = F.pad(self.distance.weight.t().to(dtype), (0, 0, 1, 0))  # row 0: nearer than the first bin

@@ -6,6 +6,8 @@ Of one prediction each, without axis B: N tokens, A atoms. Float32 or wider; no 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import combinations
 
 import torch
@@ -53,11 +55,51 @@ def iptm(pae_logits: Tensor, tokens: Tensor, has_frame: Tensor, asym_id: Tensor)
     return _best(scores, has_frame & tokens, other)
 
 
-def chain_pair_iptm(pae_logits: Tensor, has_frame: Tensor, asym_id: Tensor, a: int, b: int) -> Tensor:
-    """ipTM of the tokens of chains a and b alone."""
-    own = ((asym_id == a) | (asym_id == b)).nonzero()[:, 0]
-    every = torch.ones(len(own), dtype=torch.bool, device=own.device)
-    return iptm(pae_logits[own][:, own], every, has_frame[own], asym_id[own])
+@dataclass
+class PairScores:
+    """All that the scores of a structure need of its pairs, float32 [N, N] each: expected errors in Å, and
+    expected TM terms with the length scale of all tokens, and with that of the two chains that a pair is of.
+    """
+
+    pae: Tensor
+    pde: Tensor
+    tm: Tensor
+    tm_of_chains: Tensor
+
+    def ptm(self, has_frame: Tensor) -> Tensor:
+        """pTM of all tokens; has_frame [N]."""
+        return _best(self.tm, has_frame, torch.ones_like(has_frame)[None])
+
+    def iptm(self, has_frame: Tensor, asym_id: Tensor) -> Tensor:
+        """ipTM of all tokens; has_frame, asym_id [N]."""
+        return _best(self.tm, has_frame, asym_id[:, None] != asym_id[None, :])
+
+    def chain_ptm(self, has_frame: Tensor, asym_id: Tensor, a: int, b: int) -> Tensor:
+        """pTM of the tokens of chain a alone, or ipTM of those of chains a and b."""
+        own = ((asym_id == a) | (asym_id == b)).nonzero()[:, 0]
+        terms, chain = self.tm_of_chains[own][:, own], asym_id[own]
+        return _best(terms, has_frame[own], (chain[:, None] != chain[None, :]) | (a == b))
+
+
+def pair_scores(logits: Callable[[slice], tuple[Tensor, Tensor]], asym_id: Tensor) -> PairScores:
+    """From the pae and pde logits [n, N, 64] of any rows, a few of which are there at a time; asym_id [N]."""
+    n = len(asym_id)
+    found = PairScores(*(torch.empty(n, n, device=asym_id.device) for _ in range(4)))
+    chains, size = asym_id.unique(return_counts=True)
+    sizes = dict(zip(chains.tolist(), size.tolist(), strict=True))
+    columns = {chain: (asym_id == chain).nonzero()[:, 0] for chain in sizes}
+    for start in range(0, n, _ROWS):
+        rows = slice(start, min(start + _ROWS, n))
+        pae, pde = (part.softmax(-1) for part in logits(rows))
+        centres = _error_centres(pae)
+        found.pae[rows], found.pde[rows] = pae @ centres, pde @ centres
+        found.tm[rows] = pae @ _tm_terms(centres, n)
+        for a in asym_id[rows].unique().tolist():
+            own = (asym_id[rows] == a).nonzero()[:, 0]
+            for b, others in columns.items():
+                terms = _tm_terms(centres, sizes[a] + sizes[b] * (a != b))
+                found.tm_of_chains[start + own[:, None], others] = pae[own[:, None], others] @ terms
+    return found
 
 
 def has_clash(x: Tensor, atom_asym_id: Tensor, is_polymer: Tensor) -> bool:
@@ -88,7 +130,11 @@ def _error_centres(logits: Tensor) -> Tensor:
 
 def _tm(pae_logits: Tensor, n: int) -> Tensor:
     """Expected TM term of each pair, [N, N]."""
-    return _expectation(pae_logits, 1.0 / (1.0 + (_error_centres(pae_logits) / d0(n)) ** 2))
+    return _expectation(pae_logits, _tm_terms(_error_centres(pae_logits), n))
+
+
+def _tm_terms(errors: Tensor, n: int) -> Tensor:
+    return 1.0 / (1.0 + (errors / d0(n)) ** 2)
 
 
 def _expectation(logits: Tensor, values: Tensor) -> Tensor:

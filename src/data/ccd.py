@@ -29,6 +29,7 @@ from foldwright.vocabulary import AMINO_ACIDS, ATOMIC_NUMBER, ONE_LETTER, RESTYP
 DEFAULT_CACHE = Path.home() / ".cache" / "foldwright"
 CACHE_VERSION = 2
 _ORDERS = {"SING": 1, "DOUB": 2, "TRIP": 3, "AROM": 1}
+_HEADER = ("id", "type", "mon_nstd_parent_comp_id", "one_letter_code", "pdbx_modified_date")
 _RNA_OF_LETTER = {letter: letter for letter in "AGCU"} | {"T": "U"}
 _DNA_OF_LETTER = {letter: "D" + letter for letter in "AGCT"} | {"U": "DT"}
 _PROTEIN_OF_LETTER = {ONE_LETTER[name]: name for name in AMINO_ACIDS} | {"B": "ASP", "Z": "GLU"}
@@ -192,21 +193,53 @@ def _components_of(document: gemmi.cif.Document, source: str) -> dict[str, Defin
     return found
 
 
+def described_components(path: Path) -> dict[str, Definition]:
+    """The components that a file of a structure describes itself, atom by atom (`_chem_comp_atom`); none is
+    no error. Raises ValueError if it is no readable mmCIF.
+    """
+    try:
+        block = gemmi.cif.read(str(path)).sole_block()
+    except (ValueError, RuntimeError, OSError) as error:
+        raise ValueError(f"{path} is no readable mmCIF: {error}") from error
+    tables = [block.get_mmcif_category(f"_chem_comp{name}.") for name in ("", "_atom", "_bond")]
+    types = dict(zip(tables[0].get("id", []), tables[0].get("type", []), strict=False))
+    headers = {str(code): dict.fromkeys(_HEADER, "") | {"id": str(code), "type": str(kind or "")}
+               for code, kind in types.items()}  # fmt: skip
+    atoms, bonds = (_by_component(table) for table in tables[1:])
+    return {code: _definition(headers[code], atoms[code], bonds.get(code, {}))
+            for code in atoms if code in headers}  # fmt: skip
+
+
+def _by_component(table: Mapping[str, list[Any]]) -> dict[str, dict[str, list[Any]]]:
+    """The rows of a table, column by column, by the component that they belong to."""
+    rows: dict[str, list[int]] = {}
+    for row, code in enumerate(table.get("comp_id", [])):
+        rows.setdefault(str(code), []).append(row)
+    return {code: {tag: [column[row] for row in own] for tag, column in table.items()}
+            for code, own in rows.items()}  # fmt: skip
+
+
 def _definition_of_block(block: gemmi.cif.Block) -> Definition | None:
-    header = {tag: _value(block, f"_chem_comp.{tag}") for tag in (
-        "id", "type", "mon_nstd_parent_comp_id", "one_letter_code", "pdbx_modified_date")}  # fmt: skip
     atoms = block.get_mmcif_category("_chem_comp_atom.")
     if not atoms or "atom_id" not in atoms:
         return None
+    header = {tag: _value(block, f"_chem_comp.{tag}") for tag in _HEADER}
+    header["id"] = header["id"] or block.name
+    return _definition(header, atoms, block.get_mmcif_category("_chem_comp_bond."))
+
+
+def _definition(
+    header: Mapping[str, str], atoms: Mapping[str, list[Any]], bonds: Mapping[str, list[Any]]
+) -> Definition:
+    """From the columns of the tables of one component."""
     names = [str(name) for name in atoms["atom_id"]]
     index = {name: i for i, name in enumerate(names)}
-    bonds = block.get_mmcif_category("_chem_comp_bond.")
     tags = ("atom_id_1", "atom_id_2", "value_order", "pdbx_aromatic_flag")
     columns = [bonds.get(tag) or [None] * len(bonds.get("atom_id_1", [])) for tag in tags]
     rows = [row for row in zip(*columns, strict=True) if row[0] in index and row[1] in index]
     kind = header["type"].upper()
     return Definition(
-        code=header["id"] or block.name,
+        code=header["id"],
         type=kind,
         parent=parent_residue(header["mon_nstd_parent_comp_id"], header["one_letter_code"], kind),
         modified=header["pdbx_modified_date"],

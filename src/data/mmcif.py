@@ -229,7 +229,7 @@ def expected_residue(
         "MET" if component == "MSE" and chain_type == MoleculeType.PROTEIN else component,
     )
     if not _is_known(component, dictionary, chain_type):
-        detail = f"polymer residue {component!r} is not in the dictionary; give it in a components.cif"
+        detail = f"component {component!r} is not in the dictionary; give it in a components.cif"
         raise Rejection("unknown_component", detail)
     definition = dictionary[component]
     renames = {"SE": "SD"} if source != component else _renames(definition, observed)

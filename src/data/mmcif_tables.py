@@ -260,7 +260,7 @@ def _atoms(block: gemmi.cif.Block) -> Atoms:
     component = _text(block, "_atom_site.label_comp_id", size)
     element = np.char.upper(_text(block, "_atom_site.type_symbol", size))
     model = _text(block, "_atom_site.pdbx_PDB_model_num", size)
-    keep = np.isfinite(coords).all(axis=1) & (model == model[0])
+    keep = np.isfinite(coords).all(axis=1) & (model == model[:1])
     keep &= ~np.isin(component, WATERS) & ~np.isin(element, ("H", "D"))
     if not keep.any():
         raise ValueError("has no atoms but hydrogens and waters with known coordinates")

@@ -9,7 +9,7 @@ decides, and the end of a chain; ligands bonded to nothing keep all of theirs.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -77,6 +77,14 @@ class Query:
     bonds: tuple[tuple[BondEnd, BondEnd], ...] = ()
     definitions: Mapping[str, Definition] = field(default_factory=dict)
     structure: Structure | None = None
+
+
+class BadQueries(ValueError):
+    """Some queries of a file are bad; `good` are its others."""
+
+    def __init__(self, errors: Sequence[str], good: Sequence[Query]) -> None:
+        super().__init__("; ".join(errors))
+        self.good = tuple(good)
 
 
 def with_definitions(query: Query, dictionary: Dictionary) -> Dictionary:

@@ -204,6 +204,11 @@ def _lay(template: TemplateInput, length: int, name: str) -> ChainTemplate:
             f"got indices up to {template.query.max()} and {template.residues.max()}, expected less than "
             f"{length} (the query's residues) and {len(chain.sequence)} (the template's)"
         )
+    if not chain.present[template.residues].any():
+        raise ValueError(
+            f"got templateIndices {template.residues[:8].tolist()} of which no residue has coordinates, "
+            f"expected some of {np.flatnonzero(chain.present.any(axis=1))[:8].tolist()}"
+        )
     codes = np.array([MSA_LETTERS[MoleculeType.PROTEIN][letter] for letter in chain.sequence], np.uint8)
     restype = np.full(length, GAP, np.uint8)
     coords, present = np.zeros((length, 4, 3), np.float32), np.zeros((length, 4), np.bool_)

@@ -26,7 +26,7 @@ from foldwright.data.ccd import Definition, Dictionary
 from foldwright.data.filters import Rejection
 from foldwright.data.ligands import definition_from_sdf, definition_from_smiles
 from foldwright.data.mmcif import read_structure
-from foldwright.data.query import ChainInput, Query, components_of_sequence
+from foldwright.data.query import BadQueries, ChainInput, Query, components_of_sequence
 from foldwright.data.query_json import read_json
 from foldwright.vocabulary import MoleculeType
 
@@ -37,7 +37,7 @@ _TYPES = (*_POLYMERS, "ligand", "smiles", "ccd")
 
 
 class Found(NamedTuple):
-    """A file with its queries, or with what is wrong with it."""
+    """A file with its good queries, and with what is wrong with it or with others of it."""
 
     path: Path
     queries: tuple[Query, ...]
@@ -72,11 +72,12 @@ def read_queries(paths: Iterable[Path], dictionary: Dictionary) -> Iterator[Foun
             yield Found(path, tuple(read_file(path, dictionary)))
         except (ValueError, OSError, Rejection) as error:
             text = str(error)
-            yield Found(path, (), text if str(path) in text else f"{path}: {text}")
+            good = error.good if isinstance(error, BadQueries) else ()
+            yield Found(path, good, text if str(path) in text else f"{path}: {text}")
 
 
 def read_file(path: Path, dictionary: Dictionary) -> list[Query]:
-    """The queries of one file, by its ending; ValueError says what is wrong with it."""
+    """The queries of one file, by its ending. ValueError says what is wrong with it, BadQueries with some."""
     name = path.name.lower()
     readers: dict[str, Callable[[], list[Query]]] = {
         ".json": lambda: read_json(path),
@@ -108,15 +109,18 @@ def _ligand_alone(name: str, definition: Definition) -> Query:
 
 
 def _from_smiles(path: Path) -> list[Query]:
-    queries = []
+    queries, errors = [], []
     for number, line in enumerate(path.read_text().splitlines(), 1):
         words = line.split()
         if words and not words[0].startswith("#"):
             try:
                 definition = definition_from_smiles("LIG_A", words[0])
             except ValueError as error:
-                raise ValueError(f"{path}: line {number}: {error}") from error
+                errors.append(f"{path}: line {number}: {error}")
+                continue
             queries.append(_ligand_alone(words[1] if len(words) > 1 else f"{path.stem}-{number}", definition))
+    if errors:
+        raise BadQueries(errors, queries)
     if not queries:
         raise ValueError(f"{path}: got no SMILES, expected one a line")
     return queries

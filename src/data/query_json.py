@@ -19,7 +19,14 @@ import numpy as np
 
 from foldwright.data.ccd import Definition, parse_components, read_components
 from foldwright.data.ligands import definition_from_sdf, definition_from_smiles
-from foldwright.data.query import BondEnd, ChainInput, Query, TemplateInput, components_of_sequence
+from foldwright.data.query import (
+    BadQueries,
+    BondEnd,
+    ChainInput,
+    Query,
+    TemplateInput,
+    components_of_sequence,
+)
 from foldwright.vocabulary import MoleculeType
 
 _TOP = {
@@ -44,19 +51,25 @@ _MAX_SEED = 2**32 - 1
 
 
 def read_json(path: Path) -> list[Query]:
-    """The queries of a file: one, or a list of them. ValueError names file and field."""
+    """The queries of a file: one, or a list of them. ValueError names file and field; BadQueries has the good
+    ones of a list.
+    """
     try:
         content = json.loads(path.read_text())
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: got no JSON ({error}); expected AlphaFold 3's input format") from error
     jobs = content if isinstance(content, list) else [content]
-    queries = []
+    if not jobs:
+        raise ValueError(f"{path}: got an empty list, expected at least one job")
+    queries, errors = [], []
     for number, job in enumerate(jobs):
         try:
             queries.append(_query(job, path.parent, path.stem))
         except ValueError as error:
             where = f"{path}: job {number}" if len(jobs) > 1 else f"{path}"
-            raise ValueError(f"{where}: {error}") from error
+            errors.append(f"{where}: {error}")
+    if errors:
+        raise BadQueries(errors, queries)
     return queries
 
 
@@ -64,7 +77,7 @@ def _query(job: Any, folder: Path, fallback: str) -> Query:
     job = _mapping(job, "the file", _TOP)
     if job.get("dialect", "alphafold3") != "alphafold3":
         raise ValueError(f"dialect: got {job['dialect']!r}, expected 'alphafold3'")
-    if job.get("version", 1) not in _VERSIONS:
+    if job.get("version", 1) not in _VERSIONS or type(job.get("version", 1)) is not int:
         raise ValueError(f"version: got {job['version']!r}, expected one of {_VERSIONS}")
     definitions = _user_components(job, folder)
     chains = []
@@ -94,7 +107,7 @@ def _seeds(job: Mapping[str, Any]) -> tuple[int, ...]:
 
 def _bonds(job: Mapping[str, Any]) -> tuple[tuple[BondEnd, BondEnd], ...]:
     bonds = []
-    for number, pair in enumerate(job.get("bondedAtomPairs") or []):
+    for number, pair in enumerate(_optional_list(job.get("bondedAtomPairs"), "bondedAtomPairs")):
         well = isinstance(pair, list) and len(pair) == 2
         well = well and all(
             isinstance(end, list) and len(end) == 3 and [type(x) for x in end] == [str, int, str]
@@ -104,12 +117,14 @@ def _bonds(job: Mapping[str, Any]) -> tuple[tuple[BondEnd, BondEnd], ...]:
             raise ValueError(
                 f"bondedAtomPairs[{number}]: got {_short(pair)}, expected two of [chain, residue, atom]"
             )
+        if pair[0] == pair[1]:
+            raise ValueError(f"bondedAtomPairs[{number}]: got {_short(pair)}, expected two atoms")
         bonds.append((BondEnd(*pair[0]), BondEnd(*pair[1])))
     return tuple(bonds)
 
 
 def _user_components(job: Mapping[str, Any], folder: Path) -> dict[str, Definition]:
-    inline, path = job.get("userCCD"), job.get("userCCDPath")
+    inline, path = _optional_text(job, "userCCD"), _optional_text(job, "userCCDPath")
     if inline and path:
         raise ValueError("userCCD: got userCCDPath too, expected one of them")
     try:
@@ -196,30 +211,30 @@ def _ligand(
 
 def _alignment(fields: Mapping[str, Any], name: str, folder: Path) -> str | None:
     """Text of an alignment given inline or by path; None where there is none, or an empty one."""
-    inline, path = fields.get(name), fields.get(f"{name}Path")
+    inline, path = _optional_text(fields, name), _optional_text(fields, f"{name}Path")
     if inline and path:
         raise ValueError(f"{name}: got {name}Path too, expected one of them")
-    text = _read_text(folder / path, f"{name}Path") if path else inline
-    if text is not None and not isinstance(text, str):
-        raise ValueError(f"{name}: got {_short(text)}, expected the text of an a3m file")
-    return text or None
+    return (_read_text(folder / path, f"{name}Path") if path else inline) or None
 
 
 def _template(number: int, item: Any, folder: Path) -> TemplateInput:
     where = f"templates[{number}]"
     item = _mapping(item, where, {"mmcif", "mmcifPath", "queryIndices", "templateIndices"})
-    if bool(item.get("mmcif")) == bool(item.get("mmcifPath")):
+    inline, path = _optional_text(item, "mmcif"), _optional_text(item, "mmcifPath")
+    if bool(inline) == bool(path):
         raise ValueError(f"{where}: got {list(item)}, expected one of mmcif and mmcifPath")
-    text = (
-        item["mmcif"] if item.get("mmcif") else _read_text(folder / item["mmcifPath"], f"{where}.mmcifPath")
+    text = inline or _read_text(folder / path, f"{where}.mmcifPath")
+    query, residues = (
+        _optional_list(item.get(name), f"{where}.{name}") for name in ("queryIndices", "templateIndices")
     )
-    query, residues = item.get("queryIndices", []), item.get("templateIndices", [])
     whole = all(type(index) is int and index >= 0 for index in [*query, *residues])
     if len(query) != len(residues) or not query or not whole:
         raise ValueError(
             f"{where}: got {len(query)} queryIndices and {len(residues)} templateIndices, expected as many "
             "of each, whole numbers from 0"
         )
+    if len(set(query)) != len(query):
+        raise ValueError(f"{where}: got a residue twice in queryIndices, expected each once")
     return TemplateInput(text, np.array(query, np.int32), np.array(residues, np.int32))
 
 
@@ -255,6 +270,14 @@ def _optional_list(value: Any, where: str) -> list[Any]:
     if value is not None and not isinstance(value, list):
         raise ValueError(f"{where}: got {_short(value)}, expected a list")
     return value or []
+
+
+def _optional_text(fields: Mapping[str, Any], name: str) -> str:
+    """ "" where there is none."""
+    value = fields.get(name)
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{name}: got {_short(value)}, expected a text")
+    return value or ""
 
 
 def _short(value: Any) -> str:

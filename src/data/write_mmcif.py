@@ -151,15 +151,19 @@ def _write_components(block: gemmi.cif.Block, structure: Structure, dictionary: 
     _loop(block, "_chem_comp.", ["id", "type"], iter(rows))
     if dictionary is not None:
         atomised = np.unique(structure.residue_component[structure.residue_atomised]).tolist()
-        _write_chemistry(block, [dictionary[code] for code in atomised if code in dictionary])
+        _write_chemistry(block, [dictionary.with_hydrogens(code) for code in atomised if code in dictionary])
 
 
 def _write_chemistry(block: gemmi.cif.Block, definitions: Sequence[Definition]) -> None:
-    """Atoms with charges and Kekulé bonds of components that readers may not know."""
+    """Atoms with charges, ideal positions and Kekulé bonds of components that readers may not know: whole,
+    with hydrogens, so that what a SMILES string says can be had from the file (`ccd.described_components`).
+    """
     tags = ["comp_id", "atom_id", "type_symbol", "charge", "pdbx_leaving_atom_flag"]
+    tags += [f"pdbx_model_Cartn_{axis}_ideal" for axis in "xyz"]
     _loop(block, "_chem_comp_atom.", tags, (
         (d.code, str(d.atom_name[i]), ELEMENTS[d.atom_element[i]], str(d.atom_charge[i]),
-         "NY"[int(d.atom_leaving[i])])
+         "NY"[int(d.atom_leaving[i])],
+         *(f"{x:.3f}" if np.isfinite(x) else "" for x in d.ideal[i].tolist()))
         for d in definitions for i in range(len(d.atom_name))
     ))  # fmt: skip
     tags = ["comp_id", "atom_id_1", "atom_id_2", "value_order", "pdbx_aromatic_flag"]

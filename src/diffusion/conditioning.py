@@ -18,6 +18,8 @@ from foldwright.layers.relative_position import RelativePositionEncoding
 from foldwright.layers.transition import Transition
 from foldwright.layers.widths import Widths
 
+_ROWS = 256  # of pairs
+
 
 class FourierEmbedding(nn.Module):
     """AF3 Algorithm 22: cos(2π (c_noise w + b)), w and b drawn once from N(0, 1) and kept in the checkpoint.
@@ -58,8 +60,20 @@ class DiffusionConditioning(nn.Module):
         self.transitions_s = nn.ModuleList(Transition(c_s, 2, ops) for _ in range(2))
 
     def pair(self, batch: Batch, z_trunk: Tensor) -> Tensor:
-        """Conditioned pairs [B, N, N, c_z]: no noise in them, once for all samples."""
-        z = torch.cat([z_trunk, self.relative_position(batch, z_trunk.dtype)], -1)
+        """Conditioned pairs [B, N, N, c_z]: no noise in them, once for all samples.
+
+        Without gradient some rows at a time: whole targets, not crops, go through it then.
+        """
+        if torch.is_grad_enabled():
+            return self._pair_rows(batch, z_trunk, slice(None))
+        z = torch.empty_like(z_trunk)
+        for start in range(0, z.shape[1], _ROWS):
+            rows = slice(start, start + _ROWS)
+            z[:, rows] = self._pair_rows(batch, z_trunk, rows)
+        return z
+
+    def _pair_rows(self, batch: Batch, z_trunk: Tensor, rows: slice) -> Tensor:
+        z = torch.cat([z_trunk[:, rows], self.relative_position(batch, z_trunk.dtype, rows)], -1)
         z = self.embed_z(self.norm_z(z))
         for transition in self.transitions_z:
             z = z + transition(z)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations_with_replacement
 
 import numpy as np
 import torch
@@ -12,12 +12,13 @@ from torch import Tensor
 
 from foldwright.batch import Batch
 from foldwright.confidence import scores
-from foldwright.confidence.head import ConfidenceLogits
 from foldwright.data.structure import Floats, Structure
 from foldwright.evaluation.surface import disordered_fraction
 from foldwright.losses.distogram import FIRST_BREAK, LAST_BREAK
+from foldwright.model import N_DISTOGRAM_BINS, DistogramHead, Judged
 from foldwright.vocabulary import MoleculeType
 
+_ROWS = 256  # of pairs whose logits are there at a time
 CONTACT = 8.0  # Å of representative atoms
 
 
@@ -39,28 +40,30 @@ class Confidence:
     ranking_score: float
 
 
-def contact_probability(distogram_logits: Tensor) -> Tensor:
-    """[N, N] probability of representative atoms within 8 Å, from logits [N, N, 64]."""
-    n_bins = distogram_logits.shape[-1]
-    breaks = torch.linspace(FIRST_BREAK, LAST_BREAK, n_bins - 1, device=distogram_logits.device)
+@torch.no_grad()
+def contact_probability(head: DistogramHead, z: Tensor) -> Tensor:
+    """[N, N] probability of representative atoms within 8 Å, from the pairs z [1, N, N, c_z] of the trunk."""
+    breaks = torch.linspace(FIRST_BREAK, LAST_BREAK, N_DISTOGRAM_BINS - 1, device=z.device)
     near = torch.cat([breaks <= CONTACT, breaks.new_zeros(1, dtype=torch.bool)])
-    rows = [part.softmax(-1)[..., near].sum(-1) for part in distogram_logits.split(256)]
-    return torch.cat(rows)
+    rows = [slice(start, start + _ROWS) for start in range(0, z.shape[1], _ROWS)]
+    return torch.cat([head.rows(z, part)[0].softmax(-1)[..., near].sum(-1) for part in rows])
 
 
 @torch.no_grad()
-def assess(
-    structure: Structure, batch: Batch, x: Tensor, logits: ConfidenceLogits, contacts: Tensor
-) -> Confidence:
+def assess(structure: Structure, batch: Batch, x: Tensor, judged: Judged, contacts: Tensor) -> Confidence:
     """The scores of a structure x [A, 3] Å of a batch of one, unpadded in its tokens.
 
     contacts [N, N]: `contact_probability`.
     """
     n_atoms, n_chains = len(structure.atom_name), len(structure.chain_name)
-    asym, frame, tokens = batch.asym_id[0], batch.has_frame[0], batch.token_mask[0]
-    pae_logits = logits.pae[0].float()
-    plddt = scores.plddt(logits.plddt[0, :n_atoms].float()).cpu().numpy()
-    pde = scores.expected_error(logits.pde[0].float())
+    asym, frame = batch.asym_id[0], batch.has_frame[0]
+    plddt = scores.plddt(judged.plddt[0, :n_atoms].float()).cpu().numpy()
+
+    def logits(rows: slice) -> tuple[Tensor, Tensor]:
+        pae, pde = judged.pairs(rows)
+        return pae[0].float(), pde[0].float()
+
+    pairs = scores.pair_scores(logits, asym)
     coords = x[:n_atoms].float()
     chain = structure.residue_chain[structure.atom_residue]
     polymer = structure.chain_type != MoleculeType.LIGAND
@@ -69,36 +72,30 @@ def assess(
     )
     present = np.ones(n_atoms, np.bool_)
     disordered = disordered_fraction(structure, coords.cpu().numpy(), present)
-    ptm = float(scores.ptm(pae_logits, tokens, frame))
-    iptm = float(scores.iptm(pae_logits, tokens, frame, asym)) if n_chains > 1 else None
-    own = [_chain_ptm(pae_logits, frame, asym == number) for number in range(n_chains)]
+    ptm = float(pairs.ptm(frame))
+    iptm = float(pairs.iptm(frame, asym)) if n_chains > 1 else None
+    chain_pairs = _chain_pairs(pairs, frame, asym, n_chains)
     return Confidence(
         plddt=plddt,
-        pae=scores.expected_error(pae_logits).cpu().numpy(),
-        pde=pde.cpu().numpy(),
+        pae=pairs.pae.cpu().numpy(),
+        pde=pairs.pde.cpu().numpy(),
         ptm=ptm,
         iptm=iptm,
-        chain_ptm=own,
-        chain_pair_iptm=_chain_pairs(pae_logits, frame, asym, own),
+        chain_ptm=[row[number] for number, row in enumerate(chain_pairs)],
+        chain_pair_iptm=chain_pairs,
         chain_plddt=[float(plddt[chain == number].mean()) for number in range(n_chains)],
-        gpde=float(scores.global_pde(pde, contacts)),
+        gpde=float(scores.global_pde(pairs.pde, contacts)),
         has_clash=clash,
         fraction_disordered=disordered,
         ranking_score=scores.ranking_score(ptm, iptm, disordered, clash),
     )
 
 
-def _chain_ptm(pae_logits: Tensor, has_frame: Tensor, mine: Tensor) -> float:
-    own = mine.nonzero()[:, 0]
-    every = torch.ones(len(own), dtype=torch.bool, device=own.device)
-    return float(scores.ptm(pae_logits[own][:, own], every, has_frame[own]))
-
-
 def _chain_pairs(
-    pae_logits: Tensor, has_frame: Tensor, asym_id: Tensor, own: list[float]
+    pairs: scores.PairScores, has_frame: Tensor, asym_id: Tensor, n_chains: int
 ) -> list[list[float]]:
-    table = np.diag(np.array(own))
-    for a, b in combinations(range(len(own)), 2):
-        table[a, b] = table[b, a] = float(scores.chain_pair_iptm(pae_logits, has_frame, asym_id, a, b))
+    table = np.zeros((n_chains, n_chains))
+    for a, b in combinations_with_replacement(range(n_chains), 2):
+        table[a, b] = table[b, a] = float(pairs.chain_ptm(has_frame, asym_id, a, b))
     rows: list[list[float]] = table.tolist()
     return rows

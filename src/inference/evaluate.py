@@ -45,7 +45,8 @@ from foldwright.inference.assessment import (
     write_examples,
     write_summary,
 )
-from foldwright.inference.match import match
+from foldwright.inference.ligand_names import Read, named_as, read_predicted
+from foldwright.inference.match import Matched, match
 from foldwright.inference.network import device_of, load_network
 from foldwright.inference.output import DONE
 from foldwright.inference.sampling import SamplingConfig, predict_target
@@ -63,8 +64,12 @@ class Predicted:
     target: str
     seed: int
     sample: int
-    structure: Structure
+    read: Read
     scores: Mapping[str, Any]
+
+    @property
+    def structure(self) -> Structure:
+        return self.read.structure
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -161,7 +166,8 @@ def score_prediction(
     predicted: Predicted, truths: Truths
 ) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
     """The row of a prediction, and the records of its interfaces and ligands."""
-    matched = match(truths.structure(predicted.target), predicted.structure)
+    truth = truths.structure(predicted.target)
+    matched = match(truth, named_as(truth, truths.components, predicted.read))
     target = structure_target(matched.truth, truths.components)
     batch = collate([target.example(0, 1, 1, 0)], {})
     found = score(target.entry, target.components, batch, _filled(matched.truth, matched.coords))
@@ -174,7 +180,7 @@ def score_prediction(
     row = {
         **key, "n_tokens": float(len(target.entry.tokens.token_residue)),
         "missing_chains": float(len(matched.missing)), **confidence, **found.figures,
-        **_calibration(predicted, target, batch, matched.coords, not matched.missing),
+        **_calibration(predicted, target, batch, matched),
     }  # fmt: skip
     return row, {
         "interfaces": [key | record for record in found.interfaces],
@@ -190,16 +196,14 @@ def _filled(structure: Structure, coords: Floats) -> Floats:
     return filled
 
 
-def _calibration(
-    predicted: Predicted, target: Target, batch: Batch, x: Floats, complete: bool
-) -> dict[str, float]:
-    """Errors and correlations of pLDDT (per cent) and PAE (Å), where they fit the truth's atoms."""
-    plddt, pae = predicted.scores.get("plddt"), predicted.scores.get("pae")
-    same = all(
-        np.array_equal(getattr(predicted.structure, name), getattr(target.structure, name))
-        for name in ("chain_name", "residue_component", "atom_name")
-    )
-    if plddt is None or not complete or not same:
+def _calibration(predicted: Predicted, target: Target, batch: Batch, matched: Matched) -> dict[str, float]:
+    """Errors and correlations of pLDDT (per cent) and PAE (Å), where all of the truth was predicted."""
+    scores = {name: predicted.scores.get(name) for name in ("plddt", "pae")}
+    if scores["plddt"] is None or matched.missing or (matched.source < 0).any():
+        return {}
+    own = structure_target(predicted.structure, predicted.read.components).entry.tokens
+    plddt, x = np.asarray(scores["plddt"], np.float64), matched.coords
+    if len(plddt) != len(own.atom_token):
         return {}
     coords, resolved = permuted_truth(batch, x)
     labelled = replace(
@@ -210,12 +214,14 @@ def _calibration(
     shown = torch.from_numpy(np.asarray(x, np.float32))[None]
     observed, known = atom_lddt(shown, labelled.atom_coords, labelled)
     of_atoms = np.where(known[0].numpy(), 100 * observed[0].numpy(), np.nan)
-    result = calibrate(np.asarray(plddt, np.float64), of_atoms, np.linspace(0, 100, 21))
+    result = calibrate(plddt[matched.source], of_atoms, np.linspace(0, 100, 21))
     figures = {"plddt_calibration_error": result.error, "plddt_correlation": result.correlation}
-    if pae is not None and len(pae) == len(target.entry.tokens.token_residue):
+    pae = np.asarray([] if scores["pae"] is None else scores["pae"], np.float64)
+    if len(pae) == len(own.token_residue):
+        tokens = own.atom_token[matched.source[target.entry.tokens.token_centre]]
         errors, counted = aligned_errors(shown, labelled.atom_coords, labelled)
         capped = np.where(counted[0].numpy(), errors[0].clamp(max=_LARGEST_ERROR).numpy(), np.nan)
-        result = calibrate(np.asarray(pae, np.float64).ravel(), capped.ravel(), np.linspace(0, 32, 33))
+        result = calibrate(pae[np.ix_(tokens, tokens)].ravel(), capped.ravel(), np.linspace(0, 32, 33))
         figures |= {"pae_calibration_error": result.error, "pae_correlation": result.correlation}
     return {name: value for name, value in figures.items() if np.isfinite(value)}
 
@@ -229,13 +235,13 @@ def _from_files(folder: Path, truths: Truths, tell: Tell, console: Console) -> I
         raise ValueError(f"{folder}: got no prediction, expected what predict.py left or .cif files")
     for target, seed, sample, path in track(files, "scoring", console=console):
         try:
-            structure = read_structure(path, truths.dictionary)
+            found = read_predicted(path, truths.dictionary)
             beside = path.with_suffix(".json")
             scores = json.loads(beside.read_text()) if beside.is_file() else {}
         except (ValueError, OSError, Rejection) as error:
             tell(str(path), str(error))
             continue
-        yield Predicted(target, seed, sample, structure, scores)
+        yield Predicted(target, seed, sample, found, scores)
 
 
 def _prediction_files(folder: Path) -> Iterator[tuple[str, int, int, Path]]:
@@ -292,7 +298,8 @@ def _from_checkpoint(
         for sample in samples:
             everything = np.ones(len(sample.coords), np.bool_)
             structure = replace(target.structure, atom_coords=sample.coords, atom_resolved=everything)
-            yield Predicted(name, sample.seed, sample.number, structure, vars(sample.confidence))
+            found = Read(structure, target.components)
+            yield Predicted(name, sample.seed, sample.number, found, vars(sample.confidence))
 
 
 def stored_target(store: Store, name: str) -> Target:

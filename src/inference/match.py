@@ -13,16 +13,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from foldwright.data.structure import Floats, Structure, keep_chains
+from foldwright.data.structure import Floats, Ints, Structure, keep_chains
 
 
 class Matched(NamedTuple):
     """The truth, of the chains that were predicted, and predicted coordinates [L, 3] Å of its atoms. An atom
-    that was not predicted counts as unresolved. `missing`: names of true chains that were left out.
+    that was not predicted counts as unresolved. `source` [L]: each one's number among the predicted atoms, -1
+    without one. `missing`: names of true chains that were left out.
     """
 
     truth: Structure
     coords: Floats
+    source: Ints
     missing: list[str]
 
 
@@ -38,13 +40,13 @@ def match(truth: Structure, predicted: Structure) -> Matched:
     missing = truth.chain_name[~keep].tolist()
     kept = keep_chains(truth, keep)
     coords = np.zeros_like(kept.atom_coords)
-    there = np.zeros(len(coords), np.bool_)
+    sources = np.full(len(coords), -1, np.int32)
     for number, chain in enumerate(np.flatnonzero(keep).tolist()):
         atoms = _atoms(predicted, partners[chain])
         for atom, place in _atoms(kept, number).items():
             if (source := atoms.get(atom)) is not None and predicted.atom_resolved[source]:
-                coords[place], there[place] = predicted.atom_coords[source], True
-    return Matched(replace(kept, atom_resolved=kept.atom_resolved & there), coords, missing)
+                coords[place], sources[place] = predicted.atom_coords[source], source
+    return Matched(replace(kept, atom_resolved=kept.atom_resolved & (sources >= 0)), coords, sources, missing)
 
 
 def _partners(truth: Structure, predicted: Structure) -> dict[int, int]:

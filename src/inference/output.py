@@ -109,7 +109,7 @@ def _scores(target: Target, sample: Sample) -> dict[str, Any]:
         "seed": sample.seed,
         "sample": sample.number,
         **scores,
-        "affinity": sample.affinity,
+        "affinity": {chain: asdict(affinity) for chain, affinity in sample.affinity.items()},
         "chains": names.tolist(),
         "token_chain": names[tokens.token_chain].tolist(),
         "token_residue": structure.residue_index[tokens.token_residue].tolist(),

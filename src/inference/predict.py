@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +164,7 @@ def _share(job: Job, dictionary: Dictionary, tell: Tell) -> Iterator[Query]:
     names: set[str] = set()
     own: list[Query] = []
     for found in read_queries(find_files(job.inputs), dictionary):
-        total += len(found.queries) or 1
+        total += len(found.queries) + bool(found.error)
         problems = [(found.path.name, found.error)] if found.error else []
         for query in found.queries:
             name = folder_name(query.name)
@@ -185,7 +185,8 @@ def _share(job: Job, dictionary: Dictionary, tell: Tell) -> Iterator[Query]:
 def _predict(query: Query, job: Job, loaded: Loaded, components: Components, device: torch.device) -> str:
     folder = job.out / folder_name(query.name)
     seeds = job.seeds or query.seeds
-    settings = {**asdict(job.sampling), "at_once": None}  # portions change nothing
+    sampling = replace(job.sampling, pocket=loaded.config.affinity.pose.pocket)
+    settings = {**asdict(sampling), "at_once": None}  # portions change nothing
     digest = query_digest(query, loaded.digest, settings, seeds)
     if is_done(folder, digest):
         return "unchanged"
@@ -193,10 +194,10 @@ def _predict(query: Query, job: Job, loaded: Loaded, components: Components, dev
 
     def samples() -> Iterator[Sample]:
         for seed in seeds:
-            yield from predict_target(loaded.network, target, job.sampling, seed, device)
+            yield from predict_target(loaded.network, target, sampling, seed, device)
 
     record = {
-        "digest": digest, "name": query.name, "seeds": list(seeds), "sampling": asdict(job.sampling),
+        "digest": digest, "name": query.name, "seeds": list(seeds), "sampling": asdict(sampling),
         "checkpoint": str(job.checkpoint), "weights": loaded.digest, "step": loaded.step,
         "stage": loaded.config.stage,
     }  # fmt: skip

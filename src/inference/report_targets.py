@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from foldwright.batch import collate
-from foldwright.data.mmcif import read_structure
 from foldwright.data.query_example import structure_target
 from foldwright.data.structure import Floats
 from foldwright.data.superpose import superpose
 from foldwright.data.write_mmcif import write_structure
 from foldwright.evaluation.scores import permuted_truth
 from foldwright.inference.evaluate import Truths
+from foldwright.inference.ligand_names import named_as, read_predicted
 from foldwright.inference.match import match
 from foldwright.inference.report_figures import maps
 
@@ -42,8 +42,10 @@ def show_target(name: str, path: Path, truths: Truths, figures: Mapping[str, Any
 
     Raises ValueError, KeyError or Rejection for what cannot be read or matched.
     """
-    predicted = read_structure(path, truths.dictionary)
-    matched = match(truths.structure(name), predicted)
+    structure = truths.structure(name)
+    matched = match(
+        structure, named_as(structure, truths.components, read_predicted(path, truths.dictionary))
+    )
     target = structure_target(matched.truth, truths.components)
     x = matched.coords
     truth, resolved = permuted_truth(collate([target.example(0, 1, 1, 0)], {}), x)

@@ -32,6 +32,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.linear(x, cast(weight, x.dtype), None if bias is None else cast(bias, x.dtype))
 
 
+_OUTER_ROWS = 512  # tokens whose outer products with all others are there at once
+
+
 @register("layer_norm", "reference")
 def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float = 1e-5) -> Tensor:
     """LayerNorm over the last axis. weight and bias [c] or None."""
@@ -141,12 +144,19 @@ def outer_product_mean(a: Tensor, b: Tensor, mask: Tensor, weight: Tensor, bias:
     c].
 
     Masked mean over rows; returns [B, N, N, c_z]. As in DeepMind's code the projection precedes the division.
-    Rows are summed in the dtype's own product (float32 accumulation); counts are float32.
+    Rows are summed in the dtype's own product (float32 accumulation); counts are float32. Without gradient
+    the outer products, N N c c, are there for 512 tokens i at a time.
     """
     a = a * mask[:, :, None, None]
-    outer = torch.einsum("bmic,bmjd->bijcd", a, b).flatten(-2)
     count = upcast(mask.to(a.dtype)).sum(1)[:, None, None, None]
-    return (upcast(linear(outer, weight, bias)) / (count + 1e-3)).to(a.dtype)
+
+    def means(own: Tensor) -> Tensor:
+        outer = torch.einsum("bmic,bmjd->bijcd", own, b).flatten(-2)
+        return (upcast(linear(outer, weight, bias)) / (count + 1e-3)).to(a.dtype)
+
+    if torch.is_grad_enabled() or a.shape[2] <= _OUTER_ROWS:
+        return means(a)
+    return torch.cat([means(own) for own in a.split(_OUTER_ROWS, dim=2)], dim=1)
 
 
 @register("pair_weighted_average", "reference")

@@ -44,13 +44,20 @@ class PairBias(nn.Module):
         z.
         """
         weight = self.weight.unflatten(0, (self.blocks, self.heads))
-        folded = (weight * self.scale[:, None]).flatten(0, 1).to(z.dtype)
-        bias = torch.nn.functional.linear(self.ops.layer_norm(z, None, None), folded)
-        if self.offset is not None:
-            bias = bias + (weight * self.offset[:, None]).sum(-1).flatten().to(z.dtype)
-        maps = bias.movedim(-1, -3).unflatten(-3, (self.blocks, self.heads))
-        masked = maps + mask_bias(key_mask, z.dtype)[..., None, :, :, :]
-        return [bias_map.contiguous() for bias_map in masked.unbind(-4)]
+        folded = (weight * self.scale[:, None]).to(z.dtype)
+        offset = None if self.offset is None else (weight * self.offset[:, None]).sum(-1).to(z.dtype)
+        normed, mask = self.ops.layer_norm(z, None, None), mask_bias(key_mask, z.dtype)
+        # without gradient a block at a time: of whole targets all maps, twice over, are too much
+        step = self.blocks if torch.is_grad_enabled() else 1
+        maps: list[Tensor] = []
+        for start in range(0, self.blocks, step):
+            own = slice(start, start + step)
+            bias = torch.nn.functional.linear(normed, folded[own].flatten(0, 1))
+            if offset is not None:
+                bias = bias + offset[own].flatten()
+            several = bias.movedim(-1, -3).unflatten(-3, (step, self.heads)) + mask[..., None, :, :, :]
+            maps += [bias_map.contiguous() for bias_map in several.unbind(-4)]
+        return maps
 
 
 class AttentionPairBias(nn.Module):

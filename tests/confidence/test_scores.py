@@ -47,6 +47,31 @@ def loop_tm(logits, frames, pairs, n):
     return best
 
 
+def test_scores_of_a_few_rows_at_a_time_are_those_of_a_loop(monkeypatch):
+    monkeypatch.setattr(scores, "_ROWS", 5)
+    torch.manual_seed(0)
+    logits, pde = torch.randn(2, 26, 26, 64) * 3
+    has_frame = torch.arange(26) % 3 != 0
+    asym = torch.tensor([1] * 8 + [0] * 11 + [1] * 2 + [2] * 5)  # a chain in two pieces
+    sizes = {0: 11, 1: 10, 2: 5}
+    pairs = scores.pair_scores(lambda rows: (logits[rows], pde[rows]), asym)
+    torch.testing.assert_close(pairs.pae, scores.expected_error(logits))
+    torch.testing.assert_close(pairs.pde, scores.expected_error(pde))
+    frames = [i for i in range(26) if i % 3]
+    expected = loop_tm(logits, frames, lambda i, j: True, 26)
+    assert float(pairs.ptm(has_frame)) == pytest.approx(expected, rel=1e-5)
+    expected = loop_tm(logits, frames, lambda i, j: asym[i] != asym[j], 26)
+    assert float(pairs.iptm(has_frame, asym)) == pytest.approx(expected, rel=1e-5)
+
+    def of_chains(a, b):
+        own = [i for i in frames if asym[i] in (a, b)]
+        n = sizes[a] + sizes[b] * (a != b)
+        return loop_tm(logits, own, lambda i, j: {int(asym[i]), int(asym[j])} == {a, b}, n)
+
+    for a, b in ((0, 1), (1, 2), (2, 0), (0, 0), (1, 1), (2, 2)):
+        assert float(pairs.chain_ptm(has_frame, asym, a, b)) == pytest.approx(of_chains(a, b), rel=1e-5)
+
+
 def test_ptm_and_iptm_are_those_of_a_loop():
     torch.manual_seed(0)
     logits = torch.randn(26, 26, 64, dtype=torch.float64) * 3
@@ -58,9 +83,6 @@ def test_ptm_and_iptm_are_those_of_a_loop():
     assert float(scores.ptm(logits, tokens, has_frame)) == pytest.approx(expected)
     expected = loop_tm(logits, frames, lambda i, j: j < 24 and asym[i] != asym[j], 24)
     assert float(scores.iptm(logits, tokens, has_frame, asym)) == pytest.approx(expected)
-    own = [i for i in range(20) if i % 3]
-    expected = loop_tm(logits, own, lambda i, j: j < 20 and asym[i] != asym[j], 20)
-    assert float(scores.chain_pair_iptm(logits, has_frame, asym, 0, 1)) == pytest.approx(expected)
     assert float(scores.iptm(logits, asym == 0, has_frame, asym)) == 0.0, "a single chain has no interface"
 
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A true conformer written as a prediction reads back, in other programs, as the molecule that was given."""
 
+from collections import Counter
+
 import biotite.interface.rdkit as rdkit_interface
 import biotite.structure as struc
 import biotite.structure.io.pdbx as pdbx
@@ -8,9 +10,11 @@ import gemmi
 import numpy as np
 import pytest
 from rdkit import Chem
+from rdkit.Chem import rdDistGeom
 
-from foldwright.data.ccd import DEFAULT_CACHE, Dictionary
-from foldwright.data.ligands import definition_from_smiles
+from foldwright.data.ccd import DEFAULT_CACHE, Dictionary, described_components
+from foldwright.data.conformers import build_molecule
+from foldwright.data.ligands import definition_from_sdf, definition_from_smiles
 from foldwright.data.query import BondEnd, ChainInput, Query
 from foldwright.data.query_example import Components, query_target
 from foldwright.data.write_mmcif import write_structure
@@ -61,6 +65,30 @@ def test_biotite_and_rdkit_read_the_molecule_given(tmp_path, smiles):
     else:  # a centre left open is drawn one way or the other
         read = Chem.MolFromSmiles(ligand_smiles(path))
         assert read.HasSubstructMatch(given, useChirality=True)
+
+
+def test_a_file_describes_the_molecule_of_an_sdf(tmp_path):
+    """Chirality from the coordinates (RDKit), orders and charges as gemmi reads them, whole as we do."""
+    given = Chem.MolFromSmiles("C[N+](C)(C)C/C=C\\[C@@H](F)C#N")
+    placed = Chem.AddHs(given)
+    assert rdDistGeom.EmbedMolecule(placed, randomSeed=3) == 0
+    Chem.MolToMolFile(placed, str(tmp_path / "ligand.sdf"))
+    ligand = ChainInput(("L",), MoleculeType.LIGAND, ("LIG_L",))
+    definition = definition_from_sdf("LIG_L", tmp_path / "ligand.sdf")
+    path, _ = written(tmp_path, Query("q", chains=(ligand,), definitions={"LIG_L": definition}))
+    assert ligand_smiles(path) == Chem.MolToSmiles(given)
+    block = gemmi.cif.read(str(path)).sole_block()
+    orders = Counter(row.str(0) for row in block.find("_chem_comp_bond.", ["value_order"]))
+    kinds = Counter(str(bond.GetBondType())[:4] for bond in placed.GetBonds())
+    assert orders == {"SING": kinds["SING"], "DOUB": kinds["DOUB"], "TRIP": kinds["TRIP"]}
+    charges = {row.str(0): int(row.str(1)) for row in block.find("_chem_comp_atom.", ["atom_id", "charge"])}
+    assert {name: charge for name, charge in charges.items() if charge} == {"N1": 1}
+    again = described_components(path)["LIG_L"]
+    for name in ("atom_name", "atom_element", "atom_charge", "bonds", "bond_order", "bond_aromatic"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(definition, name))
+    np.testing.assert_allclose(again.ideal, definition.ideal, atol=6e-4)
+    molecule = Chem.RemoveHs(build_molecule(again))
+    assert Chem.MolToSmiles(molecule) == Chem.MolToSmiles(given)
 
 
 def test_entities_bonds_and_confidence_read_back(tmp_path):

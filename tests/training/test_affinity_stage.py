@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From structure through confidence to affinity on the built-in sample, killed and resumed."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from rich.console import Console
 
 from foldwright.data.sample import affinity_store_path
 from foldwright.data.store import Store
+from foldwright.inference import predict
 from foldwright.kernels.registry import KernelConfig, select
 from foldwright.training.affinity_features import make_pockets
 from foldwright.training.affinity_objective import open_cache
@@ -132,3 +134,18 @@ def test_recomputing_trains_like_the_cache(runs, settings, straight):
 def test_a_cache_that_lacks_pockets_is_refused(runs, settings):
     with pytest.raises(ConfigError, match=r"lacks the pockets of 10 complexes .* affinity_features\.py"):
         runs.here("lacking", *settings, "affinity.pose.cycles=2")
+
+
+@pytest.mark.slow
+def test_the_trained_head_predicts_for_a_new_ligand(runs, straight, tmp_path):
+    (tmp_path / "bound.fasta").write_text(">A|protein\nMKTAYIAKQRQISFVKSHFSRQLE\n>L|smiles\nNCc1ccc(F)cc1\n")
+    options = ["--samples=1", "--cycles=1", "--steps=2", "--device=cpu", f"--out={tmp_path / 'out'}"]
+    assert (
+        predict.main([str(tmp_path / "bound.fasta"), f"--checkpoint={runs.root / straight}", *options]) == 0
+    )
+    scores = json.loads((tmp_path / "out" / "bound" / "seed-1_sample-0.json").read_text())
+    affinity = scores["affinity"]["L"]
+    assert np.isfinite(affinity["members_log10_k_um"]).all()
+    assert 0 < affinity["probability_binder"] < 1
+    record = json.loads((tmp_path / "out" / "bound" / "done.json").read_text())
+    assert (record["stage"], record["sampling"]["pocket"]["protein_tokens"]) == ("affinity", 20)
