@@ -37,6 +37,7 @@ from foldwright.data.ccd import DEFAULT_CACHE
 from foldwright.data.dask_pool import run_on_dask
 from foldwright.data.entry_templates import TemplateConfig
 from foldwright.data.filters import FilterConfig
+from foldwright.data.group_writer import GroupWriter
 from foldwright.data.pool import Failure, run_tasks
 from foldwright.data.preparation import (
     BareComponents,
@@ -177,7 +178,8 @@ def prepare(sources: Sources, out: Path, config: PrepareConfig, pool: Pool) -> R
     """Make or update the store `out`.
 
     Workers hand what they make to this process, which writes an entry, and that it is done, in one
-    transaction: whenever the run is killed, an entry is there as a whole or not at all.
+    transaction, and commits several of these at a time (`GroupWriter`): whenever the run is killed, an entry
+    is there as a whole or not at all, and those of the last group are to be made again.
 
     Raises:
         ValueError: `out` is something else than a store, the folder of template structures is missing, or not
@@ -196,10 +198,9 @@ def prepare(sources: Sources, out: Path, config: PrepareConfig, pool: Pool) -> R
         codes = {code for record in done.values() for code in record["codes"]}
         _prepare_components(environment, sorted(codes), config, pool, report)
         _write_tables(folder, out, done, report)
-        _put(
-            environment,
-            {b"meta": _json({"schema_version": store.SCHEMA_VERSION, "config": config.entry_hash()})},
-        )
+        meta = {"schema_version": store.SCHEMA_VERSION, "config": config.entry_hash()}
+        with environment.begin(write=True) as transaction:
+            transaction.put(b"meta", _json(meta))
         environment.copy(str(folder / "compact.lmdb"), compact=True)
     finally:
         environment.close()
@@ -235,16 +236,15 @@ def _prepare_entries(
         known = store.records_with_prefix(transaction, b"done/")
     tasks = [Source(entry, files, known.get(entry, {}).get("digest", "")) for entry, files in sources.items()]
     results = pool(prepare_entry, partial(open_workbench, config), tasks, limit_s=config.entry_limit_s)
-    with _progress() as progress:
+    with _progress() as progress, GroupWriter(environment) as writer:
         bar = progress.add_task("entries", total=len(tasks), note="")
         for source, result in results:
             if isinstance(result, Failure):
                 report.failed(source.entry, result.reason, result.detail)
-                _delete(environment, source.entry)
-            elif not isinstance(result, Unchanged):
-                _delete(environment, source.entry)
-                _put(environment, _records_of(result))
-            report.unchanged += isinstance(result, Unchanged)
+            if isinstance(result, Unchanged):
+                report.unchanged += 1
+            else:
+                _replace(writer, source.entry, {} if isinstance(result, Failure) else _records_of(result))
             progress.update(bar, advance=1, note=f"{source.entry}")
 
 
@@ -273,11 +273,14 @@ def _current_records(
     with environment.begin() as transaction:
         records = store.records_with_prefix(transaction, b"done/")
     wanted = set(sources)
+    with GroupWriter(environment) as writer:
+        for entry in records.keys() - wanted:
+            _replace(writer, entry, {})
     kept = {}
     for entry, record in sorted(records.items()):
         if entry not in wanted:
-            _delete(environment, entry)
-        elif "rejected" in record:
+            continue
+        if "rejected" in record:
             report.failed(entry, *record["rejected"])
         else:
             kept[entry] = record
@@ -293,21 +296,23 @@ def _prepare_components(
     with environment.begin() as transaction:
         made = store.records_with_prefix(transaction, b"made/")
     current = {code for code, record in made.items() if record["digest"] == digest}
-    for code in set(made) - set(codes):
-        _put(environment, {store.component_key(code): b"", f"made/{code}".encode(): b""})
+    with environment.begin(write=True) as transaction:
+        for code in set(made) - set(codes):
+            transaction.delete(store.component_key(code))
+            transaction.delete(f"made/{code}".encode())
     tasks = [code for code in codes if code not in current]
     limit = 4 * config.conformer_timeout_s + 60
     results = pool(prepare_component, partial(open_workbench, config), tasks, limit_s=limit)
     bare = BareComponents(open_workbench(config).dictionary)
-    with _progress() as progress:
+    with _progress() as progress, GroupWriter(environment) as writer:
         bar = progress.add_task("components", total=len(tasks), note="")
         for code, result in results if tasks else ():
             component: Component = bare[code] if isinstance(result, Failure) else result
             made[code] = {"digest": digest, "source": component.conformer_source}
-            _put(environment, {
-                store.component_key(code): encode_record(component),
-                f"made/{code}".encode(): _json(made[code]),
-            })  # fmt: skip
+            data = encode_record(component)
+            with writer.unit(len(data)) as transaction:
+                transaction.put(store.component_key(code), data)
+                transaction.put(f"made/{code}".encode(), _json(made[code]))
             progress.update(bar, advance=1, note=code)
     report.components = {code: made[code]["source"] for code in codes}
 
@@ -328,26 +333,21 @@ def _json(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
-def _put(environment: lmdb.Environment, values: Mapping[bytes, bytes]) -> None:
-    """Write in one transaction; an empty value deletes its key."""
-    with environment.begin(write=True) as transaction:
-        for key, value in values.items():
-            if value:
-                transaction.put(key, value)
-            else:
-                transaction.delete(key)
-
-
-def _delete(environment: lmdb.Environment, entry: str) -> None:
-    """Delete all that the store holds of an entry."""
-    with environment.begin() as transaction:
-        keys = [
-            key
-            for kind in ("msa", "template")
-            for key in store.keys_with_prefix(transaction, f"{kind}/{entry}/".encode())
+def _replace(writer: GroupWriter, entry: str, values: Mapping[bytes, bytes]) -> None:
+    """Write `values` in the place of all that the store holds of an entry."""
+    with writer.unit(sum(map(len, values.values()))) as transaction:
+        old = [
+            store.plddt_key(entry),
+            store.pairing_key(entry),
+            store.entry_key(entry),
+            store.done_key(entry),
         ]
-    keys += [store.plddt_key(entry), store.pairing_key(entry), store.entry_key(entry), store.done_key(entry)]
-    _put(environment, dict.fromkeys(keys, b""))
+        for kind in ("msa", "template"):
+            old += store.keys_with_prefix(transaction, f"{kind}/{entry}/".encode())
+        for key in old:
+            transaction.delete(key)
+        for key, value in values.items():
+            transaction.put(key, value)
 
 
 def _publish(folder: Path, out: Path) -> None:

@@ -2,9 +2,11 @@
 """Homology searches of one sequence or many with jackhmmer, nhmmer, hmmsearch or MMseqs2.
 
 The flags are AF3's (SI 2.2 and 2.4, spec 2.6 and 2.7). What a program wrote comes back as hits: a header and
-a row in a3m, capitals and - being the query's residues. Deviations: nhmmer's and jackhmmer's rows are laid on
-the query by their own alignment to its one-sequence profile, without hmmalign afterwards; the profile for
-templates is built from the alignment's first 300 rows whatever database they come from.
+a row in a3m, capitals and - being the query's residues. Deviation: the profile for templates is built from
+the alignment's first 300 rows whatever database they come from.
+
+nhmmer's own alignment has no column where no hit has a residue, and of a query from FASTA none at its unknown
+residues: it is given a profile with a column for every residue, and its hits are laid on that by hmmalign.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ import numpy as np
 
 from foldwright.data.alignment_formats import a3m_row, fasta_records, split_stockholm
 
-PACKAGES = {"jackhmmer": "hmmer", "nhmmer": "hmmer", "hmmbuild": "hmmer", "hmmsearch": "hmmer",
-            "mmseqs": "mmseqs2"}  # fmt: skip
+PACKAGES = {"jackhmmer": "hmmer", "nhmmer": "hmmer", "hmmbuild": "hmmer", "hmmalign": "hmmer",
+            "hmmsearch": "hmmer", "mmseqs": "mmseqs2"}  # fmt: skip
 _JACKHMMER = "-N 1 -E 1e-4 --incE 1e-4 --F1 5e-4 --F2 5e-5 --F3 5e-7".split()
 _NHMMER = "-E 1e-3 --incE 1e-3 --rna --watson".split()
 _SHORT_RNA = 50  # nt; shorter queries get a looser last filter
@@ -52,22 +54,38 @@ def require(program: str) -> str:
 
 def jackhmmer(sequence: str, database: Path, threads: int) -> list[Hit]:
     """Hits of a protein in a FASTA file of proteins, the best first; `threads` are the program's."""
-    return _search_one(["jackhmmer", *_JACKHMMER], sequence, database, threads)
+    with tempfile.TemporaryDirectory(prefix="search-") as folder:
+        query, out = Path(folder) / "query.fasta", Path(folder) / "out.sto"
+        query.write_text(f">{_QUERY}\n{sequence}\n")
+        _run(["jackhmmer", *_JACKHMMER, "--cpu", str(threads), "--noali", "-o", "/dev/null", "-A", str(out),
+              str(query), str(database)])  # fmt: skip
+        return stockholm_hits(out.read_bytes() if out.is_file() else b"", len(sequence))
 
 
 def nhmmer(sequence: str, database: Path, threads: int) -> list[Hit]:
     """Hits of an RNA in a FASTA file of nucleic acids, the best first."""
     last = "0.02" if len(sequence) < _SHORT_RNA else "5e-5"
-    return _search_one(["nhmmer", *_NHMMER, "--F3", last], sequence, database, threads)
-
-
-def _search_one(command: Sequence[str], sequence: str, database: Path, threads: int) -> list[Hit]:
     with tempfile.TemporaryDirectory(prefix="search-") as folder:
-        query, out = Path(folder) / "query.fasta", Path(folder) / "out.sto"
-        query.write_text(f">{_QUERY}\n{sequence}\n")
-        _run([*command, "--cpu", str(threads), "--noali", "-o", "/dev/null", "-A", str(out),
-              str(query), str(database)])  # fmt: skip
-        return stockholm_hits(out.read_bytes() if out.is_file() else b"", len(sequence))
+        profile, out = Path(folder) / "profile.hmm", Path(folder) / "out.sto"
+        _build_profile([sequence.encode()], "--rna", profile)
+        _run(["nhmmer", *_NHMMER, "--F3", last, "--cpu", str(threads), "--noali", "-o", "/dev/null",
+              "-A", str(out), str(profile), str(database)])  # fmt: skip
+        data = out.read_bytes() if out.is_file() else b""
+        return _realigned(data, profile, len(sequence)) if data.strip() else []
+
+
+def _realigned(data: bytes, profile: Path, length: int) -> list[Hit]:
+    """The rows of a Stockholm file laid on an RNA profile of `length` columns by hmmalign."""
+    file = split_stockholm(data)
+    bare, out = profile.with_name("hits.fasta"), profile.with_name("hits.sto")
+    bare.write_bytes(b"".join(b">%d\n%s\n" % (number, sequence.translate(None, b"-._~"))
+                              for number, sequence in enumerate(file.sequences)))  # fmt: skip
+    _run(["hmmalign", "--rna", "--trim", "-o", str(out), str(profile), str(bare)])
+    names = {b"%d" % number: name for number, name in enumerate(file.names)}
+    return [
+        Hit((names[number] + b" " + file.descriptions.get(names[number], b"")).strip(), row)
+        for number, row in stockholm_hits(out.read_bytes(), length)
+    ]
 
 
 def hmmsearch(rows: Sequence[bytes], database: Path, threads: int) -> bytes:
@@ -80,20 +98,20 @@ def hmmsearch(rows: Sequence[bytes], database: Path, threads: int) -> bytes:
     """
     with tempfile.TemporaryDirectory(prefix="search-") as folder:
         profile, out = Path(folder) / "profile.hmm", Path(folder) / "out.sto"
-        alignment = Path(folder) / "alignment.sto"
-        alignment.write_bytes(_profile_alignment(rows[:PROFILE_ROWS]))
-        _run(["hmmbuild", "--hand", "--amino", "-o", "/dev/null", str(profile), str(alignment)])
+        _build_profile(rows[:PROFILE_ROWS], "--amino", profile)
         _run(["hmmsearch", *_HMMSEARCH, "--cpu", str(threads), "--noali", "-o", "/dev/null", "-A", str(out),
               str(profile), str(database)])  # fmt: skip
         data = out.read_bytes() if out.is_file() else b""
     return data if b"\n//" in data else b""
 
 
-def _profile_alignment(rows: Sequence[bytes]) -> bytes:
-    """Stockholm of a3m rows without insertions, every column marked as one of the profile's."""
+def _build_profile(rows: Sequence[bytes], alphabet: str, profile: Path) -> None:
+    """Write the profile of a3m rows without their insertions, every column being one of the profile's."""
     aligned = [row.translate(None, ascii_lowercase.encode() + b".") for row in rows]
     lines = [b"# STOCKHOLM 1.0", *(b"r%d %s" % (i, row) for i, row in enumerate(aligned))]
-    return b"\n".join([*lines, b"#=GC RF " + b"x" * len(aligned[0]), b"//", b""])
+    alignment = profile.with_suffix(".sto")
+    alignment.write_bytes(b"\n".join([*lines, b"#=GC RF " + b"x" * len(aligned[0]), b"//", b""]))
+    _run(["hmmbuild", "--hand", alphabet, "-o", "/dev/null", str(profile), str(alignment)])
 
 
 def mmseqs(sequences: Mapping[str, str], database: Path, threads: int, work: Path) -> dict[str, list[Hit]]:

@@ -29,6 +29,7 @@ from foldwright.data.staging import stage
 from foldwright.training.config import TrainConfig
 from foldwright.training.curriculum import Curriculum
 from foldwright.training.parallel import data_position
+from foldwright.training.read_ahead import read_ahead
 
 # as root: portable, where a path would differ from machine to machine
 BUILT_IN = {"built-in sample": store_path, "built-in affinity sample": affinity_store_path}
@@ -65,27 +66,35 @@ def padding_buckets(curriculum: Curriculum, n_templates: int) -> dict[str, tuple
 
 
 class WatchedLoader(DataLoader[Any]):
-    """Batches from workers, each in one buffer, and the seconds that their consumer was blocked so far."""
+    """Batches from workers, each in one buffer, and the seconds that their consumer was blocked so far.
+
+    Where there are workers, one batch more is taken over from them in a thread.
+    """
 
     waited: float
 
     def __iter__(self) -> Any:
         self.waited = 0.0
-        return self._watch(super().__iter__())
+        batches = map(_unpacked, super().__iter__())  # starts the workers: not in the thread
+        return self._watch(read_ahead(batches) if self.num_workers else batches)
 
     def _watch(self, batches: Iterator[Any]) -> Iterator[Any]:
         while True:
             start = time.perf_counter()
-            packed = next(batches, None)
+            batch = next(batches, None)
             self.waited += time.perf_counter() - start
-            if packed is None:
+            if batch is None:
                 return
-            yield packed.unpack() if isinstance(packed, Packed) else packed
+            yield batch
 
     def take_wait(self) -> float:
         """Seconds waited since the last call."""
         waited, self.waited = self.waited, 0.0
         return waited
+
+
+def _unpacked(batch: Any) -> Any:
+    return batch.unpack() if isinstance(batch, Packed) else batch
 
 
 class StoreData(L.LightningDataModule):

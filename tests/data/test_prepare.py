@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import gemmi
-import lmdb
 import numpy as np
 import pytest
 
 from foldwright.batch import collate
 from foldwright.data import prepare as module
 from foldwright.data.dataset import DataConfig, StoreDataset, buckets
+from foldwright.data.group_writer import GroupWriter
 from foldwright.data.prepare import main
 from foldwright.data.sampler import SampleRequest
 from foldwright.data.store import Store
@@ -120,18 +120,18 @@ def test_an_interrupted_run_resumes_and_publishes_nothing_before(tmp_path, write
     structures, out = tmp_path / "mmcif", tmp_path / "store"
     writer_of["dimr"]().write(structures)
     writer_of["modr"]().write(structures)
-    real = module._put
+    real = module._replace
 
-    def interrupt(environment: lmdb.Environment, values: dict[bytes, bytes]) -> None:
-        if values.get(b"done/modr"):
+    def interrupt(writer: GroupWriter, entry: str, values: dict[bytes, bytes]) -> None:
+        if entry == "modr":
             raise KeyboardInterrupt
-        real(environment, values)
+        real(writer, entry, values)
 
-    monkeypatch.setattr(module, "_put", interrupt)
+    monkeypatch.setattr(module, "_replace", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run("--structures", structures, "--out", out)
     assert not out.exists()
-    monkeypatch.setattr(module, "_put", real)
+    monkeypatch.setattr(module, "_replace", real)
     assert run("--structures", structures, "--out", out) == 0
     assert report_of(out)["unchanged_since_last_run"] == 1
     assert Store(out).manifest()["entry"].to_pylist() == ["dimr", "modr"]

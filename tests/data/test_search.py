@@ -14,7 +14,7 @@ from foldwright.data.search import SearchConfig, fasta_queries, main, search, st
 from foldwright.data.search_programs import stockholm_hits
 from foldwright.data.store import Store
 from foldwright.data.template_hits import read_hits
-from foldwright.vocabulary import MSA_LETTERS, MoleculeType
+from foldwright.vocabulary import GAP, MSA_LETTERS, MoleculeType
 
 needs_hmmer = pytest.mark.skipif(
     shutil.which("jackhmmer") is None, reason="needs HMMER's programs (apt-get install hmmer)"
@@ -82,12 +82,36 @@ def test_hmmer_finds_and_lays_out_all_homologs_and_does_nothing_twice(world, tmp
         assert {(hit.entry, hit.chain) for hit in hits} == {("3xxx", "A"), ("4xxx", "A"), ("5xxx", "A")}
     strands = read_alignment(tmp_path / "msas" / "1abc_C.a3m", MoleculeType.RNA)
     assert strands.rows.shape == (4, len(rna))
+    assert strands.deletions[1:, 37:44].sum(axis=1).tolist() == [3, 3, 3]
     before = files_of(tmp_path)
     victim = next(path for path in (tmp_path / "searches").rglob("two.fasta-*.a3m"))
     victim.unlink()  # as if the run had been killed before this search
     assert main([str(argument) for argument in arguments]) == 0
     assert "1 searches done now" in capsys.readouterr().out
     assert files_of(tmp_path) == before
+
+
+@needs_hmmer
+def test_rna_hits_that_reach_neither_end_stand_on_the_residues_of_a_query_with_unknown_ones(tmp_path):
+    rng = np.random.default_rng(1)
+    known = drawn(BASES, 80, rng)
+    query = "N" + known[1:20] + "NNN" + known[23:78] + "NN"
+    (tmp_path / "query.fasta").write_text(f">1abc_A\n{query}\n")
+    homologs = [known[25:72], known[15:45] + "GAUUA" + known[45:70], known[10:40] + known[44:60]]
+    records = [f">r{i}\n{drawn(BASES, 40, rng)}{s}{drawn(BASES, 40, rng)}\n" for i, s in enumerate(homologs)]
+    noise = [f">n{i}\n{drawn(BASES, 200, rng)}\n" for i in range(20)]
+    (tmp_path / "rna.fasta").write_text("".join(records + noise).replace("U", "T"))
+    config = SearchConfig(rna=(tmp_path / "rna.fasta",), threads=1)
+    search(fasta_queries(tmp_path / "query.fasta"), tmp_path, config)
+    alignment = read_alignment(tmp_path / "msas" / "1abc_A.a3m", MoleculeType.RNA)
+    letters = MSA_LETTERS[MoleculeType.RNA]
+    codes = np.array([letters[base] for base in known])
+    assert alignment.rows[0].tolist() == [letters[base] for base in query]
+    hits, present = alignment.rows[1:], alignment.rows[1:] != GAP
+    assert hits.shape == (3, 80)
+    assert (present.sum(axis=1) > 30).all()
+    assert (hits == codes)[present].mean() > 0.9  # a shift by one would leave a quarter
+    assert 5 in alignment.deletions[1:, 40:50]
 
 
 @needs_hmmer

@@ -2,6 +2,7 @@
 """What the loader is asked for, and that a failing worker ends a run instead of hanging it."""
 
 import subprocess
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from foldwright.training import datamodule
 from foldwright.training.config import compose_config
 from foldwright.training.curriculum import Curriculum, PhaseConfig
-from foldwright.training.datamodule import StoreData, open_dataset, padding_buckets
+from foldwright.training.datamodule import StoreData, WatchedLoader, open_dataset, padding_buckets
 
 FAILING = """
 from foldwright.data import dataset
@@ -67,6 +68,20 @@ def test_batches_have_the_shape_of_the_phase(loader):
     assert batch.sizes()["N"] == 64
     assert batch.sizes()["A"] == 576
     assert batch.sizes()["M"] == 64
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_of_workers_are_taken_over_in_a_thread_that_ends_with_them(workers):
+    loader = WatchedLoader(list(range(5)), batch_size=None, num_workers=workers)
+    before = threading.active_count()
+    batches = iter(loader)
+    assert next(batches) == 0
+    ahead = [thread for thread in threading.enumerate() if thread.name.startswith("read-ahead")]
+    assert len(ahead) == workers
+    assert list(batches) == [1, 2, 3, 4]
+    assert loader.take_wait() > 0
+    del batches
+    assert threading.active_count() == before
 
 
 def test_buckets_are_those_of_all_phases():
