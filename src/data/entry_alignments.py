@@ -211,8 +211,9 @@ def _paired(
 ) -> tuple[Pairing, dict[int, tuple[Bytes, Bytes]]]:
     """The pairing of the entry's proteins and the paired rows of each."""
     proteins = [entity for entity in sorted(alignments) if _is_protein(structure, entity)]
+    copies = [int((structure.chain_entity == entity).sum()) for entity in proteins]
     species = [alignments[entity].species for entity in proteins]
-    pairing = pair_rows(species, max(min(max_paired, MAX_PAIRED), 0))
+    pairing = pair_rows(species, copies, max(min(max_paired, MAX_PAIRED), 0))
     if not pairing.species:
         return pairing, {}
     blocks = {

@@ -4,10 +4,6 @@
 Sources: AF3 SI 2.3, AlphaFold-Multimer; spec 2.6 (a)-(f). A paired row holds one sequence of every protein
 that has the species, each the r-th of its species in the order of the search, and gaps for the others.
 Pairing is a function of an entry's alignments alone, so that preparation does it once.
-
-"Chains" in the spec are read as unique sequences: copies of a protein share its rows, so that a row of theirs
-alone pairs nothing, and would only move what is dense among the unpaired rows to a row with gaps for all
-others. The SI is silent; the spec does not pair homomers, and here no pairing depends on numbers of copies.
 """
 
 from __future__ import annotations
@@ -33,6 +29,7 @@ class Pairing(NamedTuple):
 
 def pair_rows(
     species: Sequence[Sequence[str]],
+    copies: Sequence[int],
     max_rows: int = MAX_PAIRED,
     max_per_species: int = MAX_PER_SPECIES,
 ) -> Pairing:
@@ -40,29 +37,34 @@ def pair_rows(
 
     Args:
         species: for each protein, the species of each of its rows; empty is unknown. Row 0 is the query.
+        copies: number of chains of each protein: a species counts once for every chain that has it, and the
+            copies of a protein have the same row.
         max_rows: most rows in all.
         max_per_species: most rows of one species.
 
     Returns:
-        Species that more proteins have go first; among those of as many, rows go by the product of their
-        indices in the proteins' alignments, ties by first appearance. No row for fewer than two proteins.
+        Species that more chains have go first; among those of as many chains, rows go by the product of
+        their indices in the chains' alignments, ties by first appearance. No row for fewer than two proteins.
     """
+    if len(species) != len(copies):
+        raise ValueError(f"got {len(copies)} numbers of copies for {len(species)} proteins")
     names = list(dict.fromkeys(name for protein in species for name in protein[1:] if name))
     if len(species) < 2 or not names:
         return Pairing(np.zeros((0, len(species)), np.int32), ())
     number = {name: index for index, name in enumerate(names)}
     sorted_rows, starts = zip(*(_by_species(protein, number) for protein in species), strict=True)
     counts = np.stack([np.diff(start) for start in starts])  # [E, S] hits
-    proteins = (counts > 0).sum(axis=0)
+    weight = np.array(copies)[:, None] * (counts > 0)
+    chains = weight.sum(axis=0)
     depth = np.where(counts > 0, counts, max_per_species).min(axis=0).clip(max=max_per_species)
-    depth[proteins < 2] = 0
+    depth[chains < 2] = 0
     row_species = np.repeat(np.arange(len(names)), depth)
     rank = np.arange(len(row_species)) - np.repeat(np.cumsum(depth) - depth, depth)
     rows = np.full((len(row_species), len(species)), -1, np.int32)
     for protein, (order, start) in enumerate(zip(sorted_rows, starts, strict=True)):
         has = counts[protein, row_species] > 0
         rows[has, protein] = order[start[row_species[has]] + rank[has]]
-    order = _order(rows, proteins[row_species])[:max_rows]
+    order = _order(rows, chains[row_species], copies)[:max_rows]
     return Pairing(rows[order], tuple(names[index] for index in row_species[order]))
 
 
@@ -73,7 +75,8 @@ def _by_species(protein: Sequence[str], number: dict[str, int]) -> tuple[Ints, N
     return order, np.searchsorted(ids[order], np.arange(len(number) + 1))
 
 
-def _order(rows: Ints, proteins: NDArray[np.int64]) -> NDArray[np.int64]:
-    """More proteins first, then the smaller product of row indices over all that have the species."""
-    product = np.where(rows >= 0, rows, 1).astype(np.float64).prod(axis=1)
-    return np.lexsort((product, -proteins))
+def _order(rows: Ints, chains: NDArray[np.int64], copies: Sequence[int]) -> NDArray[np.int64]:
+    """More chains first, then the smaller product of row indices over all chains that have the species."""
+    indices = np.where(rows >= 0, rows, 1).astype(np.float64)
+    product = np.prod(indices ** np.array(copies), axis=1)
+    return np.lexsort((product, -chains))

@@ -60,12 +60,7 @@ class PrepareConfig:
     def entry_hash(self) -> str:
         """Digest of all that decides an entry's bytes apart from its files."""
         parts = {"filters": asdict(self.filters), "templates": asdict(self.templates)}
-        values = {
-            "max_msa_rows": self.max_msa_rows,
-            "predicted": self.predicted,
-            "paired": "unique sequences",
-        }
-        return self._hash({**parts, **values})
+        return self._hash({**parts, "max_msa_rows": self.max_msa_rows, "predicted": self.predicted})
 
     def component_hash(self) -> str:
         """Digest of all that decides a component's bytes."""

@@ -123,9 +123,9 @@ def test_a_colabfold_file_of_a_complex(structures, tmp_path):
     write(tmp_path / "msa" / "1abc.a3m", COLABFOLD)
     store = prepared(structures, tmp_path / "msa")
     green, red = (store.msas("1abc", [entity])[entity] for entity in (0, 1))
-    assert store.paired_species("1abc") == ["#1"]  # the second is of GREEN alone, in two copies
-    assert green.paired_rows.tolist() == [codes("GASVLAGSTAVI")]
-    assert red.paired_rows.tolist() == [codes("AVVGS-")]
+    assert store.paired_species("1abc") == ["#1", "#2"]  # the second pairs the two copies of GREEN
+    assert green.paired_rows.tolist() == [codes("GASVLAGSTAVI"), codes("GASVLAGSTAVV")]
+    assert red.paired_rows.tolist() == [codes("AVVGS-"), codes("------")]
     assert codes("GASVL-GSTAVL") in green.rows.tolist()
     assert [row.tolist() for row in red.rows] == [codes(RED), codes("AV-GSL"), codes("AVVGSI")]
     rows = {row["entry"]: row for row in store.manifest().to_pylist()}

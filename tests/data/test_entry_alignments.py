@@ -40,20 +40,24 @@ def test_rows_of_one_species_stand_side_by_side(tmp_path, writer_of):
     write(tmp_path / "msa" / "pair_B.a3m", A_ROWS)
     write(tmp_path / "msa" / "pair_C.a3m", C_ROWS)
     store = prepared(tmp_path, writer_of)
-    # human and mouse are in both proteins: 1 x 2 and 2 x 1; species 7 is in A alone, which has two copies
-    assert store.paired_species("pair") == ["9606", "10090"]
+    # human and mouse are in three chains: 1 x 1 x 2 and 2 x 2 x 1; species 7 in the two copies of A alone
+    assert store.paired_species("pair") == ["9606", "10090", "7"]
     msas = store.msas("pair", [0, 1])
-    assert msas[0].paired_rows.tolist() == [codes("GASVLAGSTAVV"), codes("GASVLAGSTAVM")]
-    assert msas[1].paired_rows.tolist() == [codes("KKAVGV"), codes("KKAVGM")]
-    assert msas[0].rows.tolist() == [codes("GASVLAGSTAV" + last) for last in "LFC"]
+    assert msas[0].paired_rows.tolist() == [
+        codes("GASVLAGSTAVV"),
+        codes("GASVLAGSTAVM"),
+        codes("GASVLAGSTAVC"),
+    ]
+    assert msas[1].paired_rows.tolist() == [codes("KKAVGV"), codes("KKAVGM"), [GAP] * 6]
+    assert msas[0].rows.tolist() == [codes("GASVLAGSTAVL"), codes("GASVLAGSTAVF")]
     assert msas[1].rows.tolist() == [codes("KKAVGA"), codes("KKAVGE")]
     assert msas[0].profile[11, RESTYPE_INDEX["VAL"]] == pytest.approx(1 / 5)  # of all rows, before pairing
     assert msas[0].deletion_mean[10] == pytest.approx(1 / 5)
     row = store.manifest().to_pylist()[0]
-    assert (row["n_paired_rows"], row["chain_msa_depths"]) == (2, [3, 3, 2])
+    assert (row["n_paired_rows"], row["chain_msa_depths"]) == (3, [2, 2, 2])
     batch = StoreDataset(DataConfig(root=str(store.path)), 0).full_example("pair", 1, 100).batch.check()
     expected = [codes("GASVLAGSTAV" + a) * 2 + b for a, b in
-                zip("LVMFC", [codes("KKAVGA"), codes("KKAVGV"), codes("KKAVGM"), codes("KKAVGE"), [GAP] * 6],
+                zip("LVMCF", [codes("KKAVGA"), codes("KKAVGV"), codes("KKAVGM"), [GAP] * 6, codes("KKAVGE")],
                     strict=True)]  # fmt: skip
     assert batch.msa[0].tolist() == expected
     assert batch.deletion_count[0, 2].nonzero().flatten().tolist() == [10, 22]
@@ -66,7 +70,7 @@ def test_a_file_for_pairing_leaves_the_profile_alone(tmp_path, writer_of):
     (tmp_path / "msa" / "pair_C.csv").write_text(text)
     write(tmp_path / "msa" / "pair_C.pairing.a3m", C_ROWS)
     store = prepared(tmp_path, writer_of)
-    assert store.paired_species("pair") == ["9606", "10090"]
+    assert store.paired_species("pair") == ["9606", "10090", "7"]
     msas = store.msas("pair", [0, 1])
     assert msas[0].rows.tolist() == [codes("GASVLAGSTAVL"), codes("GASVLAGSTAVW")]
     assert msas[0].profile[11, RESTYPE_INDEX["TRP"]] == pytest.approx(1 / 2)
