@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from foldwright.data.crop import CropMixture
 from foldwright.data.records import Entry
-from foldwright.data.splits import training_entries
+from foldwright.data.splits import TRAIN, split_entries
 from foldwright.data.store import Store
 from foldwright.data.weights import WeightConfig, item_weights
 
@@ -89,7 +89,7 @@ def select_items(store: Store, name: str, config: DatasetConfig, allow_overlap: 
         raise ValueError(f"{key}.entries: got {missing[0]!r}, which is not in the store {store.path}; "
                          "its manifest.parquet lists what is")  # fmt: skip
     if config.split:
-        training = training_entries(store, config.split, allow_overlap, f"{key}.split")
+        training = split_entries(store, config.split, allow_overlap, f"{key}.split")[TRAIN]
         items = items.filter(pc.field("entry").isin(training))
     if config.entries:
         items = items.filter(pc.field("entry").isin(config.entries))

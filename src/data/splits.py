@@ -45,10 +45,10 @@ def require_disjoint(split: pa.Table) -> None:
                 )
 
 
-def training_entries(
+def split_entries(
     store: Store, name: str, allow_overlap: bool, key: str = "data.datasets.NAME.split"
-) -> list[str]:
-    """Entries of a split's training set; the split is checked again, unless overlap is allowed.
+) -> dict[str, list[str]]:
+    """Entries of each set of a split; it is checked again, unless overlap is allowed.
 
     `key` is what errors call the setting. Raises ValueError if the store has no such split, the split
     overlaps, or it names entries that the store does not hold.
@@ -66,12 +66,14 @@ def training_entries(
             require_disjoint(split)
         except ValueError as error:
             raise ValueError(f"{error}; or train on it all the same with data.allow_overlap=true") from error
-    mine = {e for e, part in zip(split["entry"].to_pylist(), split["split"].to_pylist(), strict=True)
-            if part == TRAIN}  # fmt: skip
-    missing = mine - set(store.manifest()["entry"].to_pylist())
-    if missing or not mine:
+    sets: dict[str, set[str]] = {TRAIN: set(), VALIDATION: set(), TEST: set()}
+    for entry, part in zip(split["entry"].to_pylist(), split["split"].to_pylist(), strict=True):
+        sets[part].add(entry)
+    missing = (sets[TRAIN] | sets[VALIDATION]) - set(store.manifest()["entry"].to_pylist())
+    if missing or not sets[TRAIN]:
         raise ValueError(
-            f"{key}={name}: the training set has {len(mine)} entries, of which the store "
-            f"{store.path} lacks {len(missing)}; expected one or more, all there: run `split_data.py` again"
+            f"{key}={name}: {len(sets[TRAIN])} entries to train and {len(sets[VALIDATION])} to validate "
+            f"on, of which the store {store.path} lacks {len(missing)}; expected one or more to train on, "
+            "all there: run `split_data.py` again"
         )
-    return sorted(mine)
+    return {part: sorted(entries) for part, entries in sets.items()}

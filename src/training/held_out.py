@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 
 from foldwright.data.dataset import DataConfig, StoreDataset
+from foldwright.data.splits import TEST, TRAIN, VALIDATION, split_entries
 from foldwright.data.store import Store
 from foldwright.diffusion.sampler import SamplerConfig
 
@@ -25,13 +26,18 @@ _LIGAND = "LIGAND:"
 
 @dataclass
 class ValidationConfig:
-    """Entries named, or those of a `fraction` of the clusters, sampled by the average every so many steps.
+    """Entries named, the validation set of a `split` of the first data set's store, or entries of a
+    `fraction` of the clusters, the first of these that is given; sampled by the average every so many steps.
+
+    With a split, training draws from its training set, and other stores leave out the sequences that it
+    evaluates, those alike included.
 
     Entries above `max_tokens` or `max_atoms` are not scored, nor more than `max_entries`; with sizes at most
     those of the crops, validation fits wherever a training step does. Nothing is held out by default.
     """
 
     entries: list[str] = field(default_factory=list)
+    split: str = ""
     fraction: float = 0.0
     every_steps: int = 2000
     max_tokens: int = 384
@@ -58,12 +64,17 @@ class HeldOut:
     sequences: frozenset[str] = field(default=frozenset(), compare=False)
 
 
-def hold_out(store: Store, config: ValidationConfig, wanted: list[str]) -> HeldOut:
+def hold_out(
+    store: Store, config: ValidationConfig, wanted: list[str], allow_overlap: bool = False
+) -> HeldOut:
     """Split a store. `wanted`: the entries that training may draw from; all if empty.
 
-    Raises ValueError for a named entry that the store lacks or that is over the size cap, for a fraction
-    outside [0, 1), and where nothing would be left to train on.
+    Raises ValueError for a named entry that the store lacks or that is over the size cap, for a split that is
+    not there or, unless allowed, overlaps, for a fraction outside [0, 1), and where nothing would be left to
+    train on.
     """
+    if config.split and not config.entries:
+        return _by_split(store, config, wanted, allow_overlap)
     if not 0.0 <= config.fraction < 1.0:
         raise ValueError(f"validation.fraction: got {config.fraction}, expected 0 <= fraction < 1")
     if not config.entries and not config.fraction:
@@ -80,16 +91,40 @@ def hold_out(store: Store, config: ValidationConfig, wanted: list[str]) -> HeldO
     pure = sorted(entry for entry, own in clusters.items() if own and own <= held)
     candidates = config.entries or sorted((entry for entry in pure if fits[entry]), key=_position)
     kept_back = {entry for entry, own in clusters.items() if own & held} | set(config.entries)
-    drawn = wanted or sorted(set(store.items()["entry"].to_pylist()))
-    left = tuple(entry for entry in drawn if entry not in kept_back)
-    if not left:
-        raise ValueError(
-            f"validation: got {len(kept_back)} entries held out, which leaves none to train on; name others "
-            "in validation.entries, lower validation.fraction, or add to data.datasets.NAME.entries"
-        )
+    left = tuple(entry for entry in _drawn(store, wanted) if entry not in kept_back)
+    _require(left, len(kept_back))
     too_large = 0 if config.entries else sum(not fits[entry] for entry in pure)
     scored = tuple(candidates[: config.max_entries])
     return HeldOut(scored, left, len(kept_back), too_large, _sequences(manifest, held))
+
+
+def _by_split(store: Store, config: ValidationConfig, wanted: list[str], allow_overlap: bool) -> HeldOut:
+    """What the split's own rule found unlike anything that it trains on (`data.splitting`)."""
+    sets = split_entries(store, config.split, allow_overlap, "validation.split")
+    manifest = store.manifest()
+    clusters, fits = entry_clusters(manifest), _fitting(manifest, config)
+    evaluated = [entry for part in (VALIDATION, TEST) for entry in sets[part] if entry in clusters]
+    trained = frozenset(sets[TRAIN])
+    left = tuple(entry for entry in _drawn(store, wanted) if entry in trained)
+    _require(left, len(clusters) - len(trained))
+    scored = sorted((entry for entry in sets[VALIDATION] if fits[entry]), key=_position)
+    held = frozenset[str]().union(*(clusters[entry] for entry in evaluated))
+    return HeldOut(
+        tuple(scored[: config.max_entries]), left, len(clusters) - len(trained),
+        len(sets[VALIDATION]) - len(scored), _sequences(manifest, held),
+    )  # fmt: skip
+
+
+def _drawn(store: Store, wanted: list[str]) -> list[str]:
+    return wanted or sorted(set(store.items()["entry"].to_pylist()))
+
+
+def _require(left: tuple[str, ...], n_kept_back: int) -> None:
+    if not left:
+        raise ValueError(
+            f"validation: got {n_kept_back} entries held out, which leaves none to train on; name others "
+            "in validation.entries, lower validation.fraction, or add to data.datasets.NAME.entries"
+        )
 
 
 def leave_out(config: DataConfig, held_out: HeldOut, dataset: StoreDataset) -> DataConfig:

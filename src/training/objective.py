@@ -58,7 +58,7 @@ def structure_objective(config: TrainConfig, curriculum: Curriculum, ops: Ops, r
     require_ready(dataset.parts, config.data)
     choose_entry(dataset, config.summary.entry)
     first = next(iter(dataset.parts.values()))
-    held_out = hold_out(dataset.store, config.validation, first.config.entries)
+    held_out = hold_out(dataset.store, config.validation, first.config.entries, config.data.allow_overlap)
     for name, phase in curriculum.phases.items():
         if unknown := sorted(set(phase.dataset_crops) - set(dataset.parts)):
             raise ValueError(

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 import shutil
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from foldwright.data.dataset import DataConfig, StoreDataset
 from foldwright.data.datasets import DatasetConfig
-from foldwright.data.splits import require_disjoint, training_entries
+from foldwright.data.splits import TEST, TRAIN, VALIDATION, require_disjoint, split_entries
 from foldwright.data.store import Store
 
 
@@ -66,8 +65,9 @@ def test_training_refuses_overlap_unless_told(store):
 def test_an_unknown_split_and_one_of_another_store_are_errors(store):
     pq.write_table(split_table(*GOOD), store.path / "split_mine.parquet")
     with pytest.raises(ValueError, match=r"got 'other', expected one of the splits of .*: mine; make one"):
-        training_entries(store, "other", allow_overlap=False)
+        split_entries(store, "other", allow_overlap=False)
     pq.write_table(split_table(("train", "gone", "p")), store.path / "split_old.parquet")
     with pytest.raises(ValueError, match="lacks 1"):
-        training_entries(store, "old", allow_overlap=False)
-    assert np.array_equal(training_entries(store, "mine", allow_overlap=False), ["dimr"])
+        split_entries(store, "old", allow_overlap=False)
+    sets = split_entries(store, "mine", allow_overlap=False)
+    assert sets == {TRAIN: ["dimr"], VALIDATION: ["modr"], TEST: ["x"]}

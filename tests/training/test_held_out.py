@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from foldwright.data.dataset import DataConfig, StoreDataset
@@ -96,6 +97,63 @@ def test_every_data_set_leaves_out_what_is_held_out(tmp_path):
     dataset = StoreDataset(replace(data, datasets=sets), 0)
     with pytest.raises(ValueError, match=r"nothing is left to draw for data.datasets.few; .*~data.dat"):
         leave_out(data, held, dataset)
+
+
+SPLIT = [
+    ("train", "5pti"),
+    ("train", "1a7g"),
+    ("validation", "1ubi"),
+    ("validation", "1bd2"),
+    ("test", "1xjr"),
+]
+
+
+@pytest.fixture
+def split(store, tmp_path):
+    """A copy of the sample with a split of five of its entries, "mine", and a "leaky" one."""
+    copy = shutil.copytree(store.path, tmp_path / "store")
+    rows = [(*row, f"cluster of {row[1]}") for row in SPLIT]
+    for name, more in (("mine", []), ("leaky", [("test", "5pti", "another")])):
+        columns = zip(*rows, *more, strict=True)
+        table = pa.table(dict(zip(("split", "entry", "cluster"), map(list, columns), strict=True)))
+        pq.write_table(table, copy / f"split_{name}.parquet")
+    return Store(copy)
+
+
+def test_a_split_decides_what_is_scored_and_what_is_trained_on(split):
+    config = ValidationConfig(split="mine", fraction=0.5)
+    held = hold_out(split, config, [])
+    assert held == HeldOut(("1ubi",), ("1a7g", "5pti"), excluded=17, too_large=1)
+    assert hold_out(split, config, ["5pti", "1ubi", "4cup"]).trained_on == ("5pti",)
+    manifest = split.manifest()
+    exact = dict(zip(manifest["entry"].to_pylist(), manifest["chain_clusters_100"].to_pylist(), strict=True))
+    polymers = {name for entry in ("1ubi", "1xjr") for name in exact[entry] if not name.startswith("LIGAND:")}
+    assert polymers <= held.sequences
+    assert held.sequences.isdisjoint(exact["5pti"])
+
+
+def test_other_stores_leave_out_what_a_split_evaluates(split, store):
+    data = DataConfig(str(split.path), {"pdb": DatasetConfig(), "more": DatasetConfig(root=str(store.path))},
+                      n_templates=0)  # fmt: skip
+    dataset = StoreDataset(data, 0)
+    parts = StoreDataset(
+        leave_out(data, hold_out(split, ValidationConfig(split="mine"), []), dataset), 0
+    ).parts
+    assert {parts["pdb"].sampler.draw(n).entry for n in range(60)} == {"1a7g", "5pti"}
+    drawn = set(parts["more"].config.entries)
+    assert {"5pti", "4cup"} <= drawn
+    assert drawn.isdisjoint({"1ubi", "1bd2", "1xjr"})
+
+
+def test_a_split_that_cannot_be_is_refused(split):
+    for name, wanted, message in [
+        ("af3", [], r"validation.split: got 'af3', expected one of the splits of .*: leaky, mine; make one"),
+        ("leaky", [], "train and test share 1 entries"),
+        ("mine", ["4cup"], "leaves none to train on"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            hold_out(split, ValidationConfig(split=name), wanted)
+    assert hold_out(split, ValidationConfig(split="leaky"), [], allow_overlap=True).scored == ("1ubi",)
 
 
 def test_nothing_asked_nothing_held_out(store):
