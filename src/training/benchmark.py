@@ -47,7 +47,17 @@ from foldwright.training.graphs import Eager, Execution, Graphed
 from foldwright.training.optim import build_adam, set_learning_rate
 from foldwright.training.step import Apart, step_losses
 
+SHOWN_KERNELS = 20
 TIMED_MODULES = ("trunk.embedder", "trunk.template", "trunk.msa", "trunk.pairformer", "diffusion")
+
+
+@dataclass(frozen=True)
+class KernelTime:
+    """All launches of one kernel in a step."""
+
+    name: str
+    calls: int
+    seconds: float
 
 
 @dataclass
@@ -67,6 +77,7 @@ class StepReport:
     breakdown: dict[str, float]
     kernels: dict[str, str]
     machine: dict[str, str] = field(default_factory=dict)
+    profile: list[KernelTime] = field(default_factory=list)  # every kernel of a step, the costliest first
 
 
 class Clock:
@@ -177,8 +188,8 @@ class StepBenchmark:
         self.step(watched, Eager(self.losses))
         return watched.seconds()
 
-    def _timed(self, repeats: int, warmup: int) -> tuple[list[float], float | None, int | None, float | None]:
-        """Seconds of each step; of a GPU the peak memory in GiB, kernels and busy seconds of one more."""
+    def _timed(self, repeats: int, warmup: int) -> tuple[list[float], float | None, list[KernelTime]]:
+        """Seconds of each step; of a GPU the peak memory in GiB, and the kernels of one more step."""
         on_gpu = self.device.type == "cuda"
         captures = on_gpu and self.config.trainer.captures()
         execution: Execution = Graphed(self.losses, 1.0) if captures else Eager(self.losses)
@@ -191,27 +202,32 @@ class StepBenchmark:
             self.step(clock, execution)
         seconds = [clock.seconds()["step"] for clock in clocks]
         if not on_gpu:
-            return seconds, None, None, None
+            return seconds, None, []
         peak = torch.cuda.max_memory_reserved() / 2**30  # graphs' pool included
-        return seconds, peak, *self._profile(execution)
+        return seconds, peak, self._profile(execution)
 
-    def _profile(self, execution: Execution) -> tuple[int, float]:
-        """Kernels of one step and the seconds the GPU worked in it."""
+    def _profile(self, execution: Execution) -> list[KernelTime]:
+        """What the GPU worked on in one step, the costliest kernel first."""
         activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
         with torch.profiler.profile(activities=activities, acc_events=True) as profiler:
             self.step(Clock(self.device), execution)
             torch.cuda.synchronize()
-        kernels = [e for e in profiler.events() if e.device_type == torch.autograd.DeviceType.CUDA]
-        return len(kernels), sum(event.device_time_total for event in kernels) / 1e6
+        launches = defaultdict(list)
+        for event in profiler.events():
+            if event.device_type == torch.autograd.DeviceType.CUDA:
+                launches[event.name].append(event.device_time_total / 1e6)
+        kernels = [KernelTime(name, len(each), sum(each)) for name, each in launches.items()]
+        return sorted(kernels, key=lambda kernel: -kernel.seconds)
 
     def _report(
         self,
         seconds: list[float],
         peak: float | None,
-        launches: int | None,
-        busy: float | None,
+        profile: list[KernelTime],
     ) -> StepReport:
         median = statistics.median(seconds)
+        launches = sum(kernel.calls for kernel in profile) or None
+        busy = sum(kernel.seconds for kernel in profile) or None
         flops = step_flops(self.config.model, self.sizes)["total"]
         name = torch.cuda.get_device_name() if self.device.type == "cuda" else platform.processor()
         attainable = peak_flops(name)
@@ -230,6 +246,7 @@ class StepBenchmark:
             {},
             dict(choices(self.ops)),
             {"device": name, "torch": str(torch.__version__), "foldwright": package, "commit": commit},
+            profile,
         )
 
 
@@ -259,6 +276,11 @@ def print_report(report: StepReport, console: Console) -> None:
     for name, seconds in report.breakdown.items():
         table.add_row(f"  {name}, s", f"{seconds:.3f}")
     console.print(table)
+    if report.profile:
+        costs = Table("kernel", "calls", "ms", title="The costliest kernels of a step", title_justify="left")
+        for kernel in report.profile[:SHOWN_KERNELS]:
+            costs.add_row(kernel.name[:90], f"{kernel.calls:,}", f"{1e3 * kernel.seconds:.1f}")
+        console.print(costs)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
