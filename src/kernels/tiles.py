@@ -20,6 +20,7 @@ from foldwright.kernels.launch import interpreting
 
 PATH = Path(__file__).parent / "tiles.json"
 OPTIONS = ("num_warps", "num_stages")
+COUNTS = ("MEMBERS",)  # of things that a program takes at once: not the size of a tile
 _INTERPRETED = 32
 
 Tile = dict[str, int]
@@ -68,7 +69,8 @@ def tile(op: str, kernel: str, width: int, dtype: torch.dtype) -> Tile:
     """Constexpr sizes and launch options for a kernel at a channel width (a power of two)."""
     chosen = table()[lookup(op, kernel, width)]
     if interpreting():
-        return {name: _INTERPRETED for name in chosen if name not in OPTIONS}
+        return {n: v if n in COUNTS else _INTERPRETED for n, v in chosen.items() if n not in OPTIONS}
     if dtype == torch.float32:
-        return {n: v if n in OPTIONS else max(16, v // 2) for n, v in chosen.items()} | {"num_stages": 1}
+        kept = (*OPTIONS, *COUNTS)
+        return {n: v if n in kept else max(16, v // 2) for n, v in chosen.items()} | {"num_stages": 1}
     return dict(chosen)

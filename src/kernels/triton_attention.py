@@ -2,9 +2,10 @@
 """Attention whose pair bias is shared along an axis S, with its gate: triangle attention (S the rows of z)
 and attention with pair bias (S the diffusion samples). No N x N tensor a row or sample is ever written.
 
-Forward: online softmax in base 2. Backward: the gate's part first; then three passes that recompute the
-probabilities from the saved log-sum-exp: keys and values, queries, and the bias, whose gradient stays in
-registers while a program walks along S. No atomics: every sum has a fixed order.
+A program takes several members of S at once, so that each tile of the bias is read once for them. Forward:
+online softmax in base 2. Backward: three passes that recompute the probabilities from the saved log-sum-exp:
+queries (with the gate's part), keys and values, and the bias, whose gradient stays in registers while a
+program walks along S. No atomics: every sum has a fixed order.
 """
 
 from __future__ import annotations
@@ -24,169 +25,254 @@ _LOG2E = math.log2(math.e)
 _SHARES = 8  # of the axis S, for the bias gradient
 
 
-def _tile(c: int, kernel: str, dtype: torch.dtype) -> dict[str, int]:
-    """Constexpr sizes and launch options of one kernel: query and key tiles."""
+def _tile(n: int, c: int, kernel: str, dtype: torch.dtype) -> dict[str, int | bool]:
+    """Constexpr sizes and launch options of one kernel: query and key tiles, and whether they divide N."""
     width = max(16, next_power_of_two(c))
-    return {"C": width} | tile("attention", kernel, width, dtype)
+    sizes = tile("attention", kernel, width, dtype)
+    return {"C": width, "EVEN": n % sizes["Q"] == 0 and n % sizes["K"] == 0} | sizes
 
 
 @triton.jit
-def _load(ptr, stride_n, n, c, start, TILE: tl.constexpr, C: tl.constexpr):
+def _load(ptr, stride_n, n, start, c: tl.constexpr, TILE: tl.constexpr, C: tl.constexpr, EVEN: tl.constexpr):
     """Tile [TILE, C] of a [N, c] matrix with unit channel stride, zero outside."""
-    at_n, at_c = start + tl.arange(0, TILE), tl.arange(0, C)
-    inside = (at_n < n)[:, None] & (at_c < c)[None, :]
-    return tl.load(ptr + at_n[:, None].to(tl.int64) * stride_n + at_c[None, :], mask=inside, other=0.0)
+    at_n, at_c = tl.arange(0, TILE), tl.arange(0, C)
+    at = ptr + ((start + at_n).to(tl.int64) * stride_n)[:, None] + at_c[None, :]
+    if EVEN and c == C:
+        return tl.load(at)
+    return tl.load(at, mask=(start + at_n < n)[:, None] & (at_c < c)[None, :], other=0.0)
 
 
 @triton.jit
-def _store(ptr, value, stride_n, n, c, start, TILE: tl.constexpr, C: tl.constexpr):
-    at_n, at_c = start + tl.arange(0, TILE), tl.arange(0, C)
-    inside = (at_n < n)[:, None] & (at_c < c)[None, :]
-    tl.store(
-        ptr + at_n[:, None].to(tl.int64) * stride_n + at_c[None, :],
-        value.to(ptr.dtype.element_ty),
-        mask=inside,
-    )
+def _store(ptr, value, stride_n, n, start, c: tl.constexpr, TILE: tl.constexpr, C: tl.constexpr,
+           EVEN: tl.constexpr):  # fmt: skip
+    at_n, at_c = tl.arange(0, TILE), tl.arange(0, C)
+    at = ptr + ((start + at_n).to(tl.int64) * stride_n)[:, None] + at_c[None, :]
+    if EVEN and c == C:
+        tl.store(at, value.to(ptr.dtype.element_ty))
+    else:
+        inside = (start + at_n < n)[:, None] & (at_c < c)[None, :]
+        tl.store(at, value.to(ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def _logits(q, k, bias_ptr, n, q_start, k_start, scale, Q: tl.constexpr, K: tl.constexpr):
-    """Base-2 logits of a tile [Q, K]; -inf for keys beyond n."""
-    at_q, at_k = q_start + tl.arange(0, Q), k_start + tl.arange(0, K)
-    inside = (at_q < n)[:, None] & (at_k < n)[None, :]
-    bias = tl.load(bias_ptr + at_q[:, None] * n + at_k[None, :], mask=inside, other=0.0).to(tl.float32)
-    logits = tl.dot(q, tl.trans(k), input_precision="ieee") * scale + bias * 1.4426950408889634
-    return tl.where((at_k < n)[None, :], logits, float("-inf"))
+def _load_row(ptr, n, start, other, TILE: tl.constexpr, EVEN: tl.constexpr):
+    """[TILE] numbers of a row of n."""
+    at = start + tl.arange(0, TILE)
+    if EVEN:
+        return tl.load(ptr + at)
+    return tl.load(ptr + at, mask=at < n, other=other)
 
 
 @triton.jit
-def _forward(q_ptr, k_ptr, v_ptr, bias_ptr, gate_ptr, out_ptr, raw_ptr, lse_ptr,
-             qb, qs, qn, qh, kb, ks, kn, kh, vb, vs, vn, vh, s_size, n, heads, c, scale,
-             Q: tl.constexpr, K: tl.constexpr, C: tl.constexpr):  # fmt: skip
+def _load_bias(ptr, n, row_start, col_start, ROWS: tl.constexpr, COLS: tl.constexpr, EVEN: tl.constexpr):
+    """Tile [ROWS, COLS] of a prepared bias map [N, N]."""
+    rows, cols = row_start + tl.arange(0, ROWS), col_start + tl.arange(0, COLS)
+    at = ptr + rows[:, None] * n + cols[None, :]
+    if EVEN:
+        return tl.load(at)
+    return tl.load(at, mask=(rows < n)[:, None] & (cols < n)[None, :], other=0.0)
+
+
+@triton.jit
+def _attention_prepare(bias_ptr, out_ptr, n, n_maps, bb, bh, bq, bk, heads, log2e, SIZE: tl.constexpr):
+    """The bias in float32 and base 2, [B, H, N, N] contiguous, from any strides."""
+    row = tl.program_id(0).to(tl.int64)
+    at_k = tl.program_id(1) * SIZE + tl.arange(0, SIZE)
+    n_map, at_q = row // n, row % n
+    source = bias_ptr + (n_map // heads) * bb + (n_map % heads) * bh + at_q * bq
+    bias = tl.load(source + at_k.to(tl.int64) * bk, mask=at_k < n, other=0.0).to(tl.float32)
+    tl.store(out_ptr + row * n + at_k, bias * log2e, mask=at_k < n)
+
+
+@triton.jit
+def _member(number: tl.constexpr, s_size, MEMBERS: tl.constexpr):
+    """A member of S that a program takes; the last program of an S that MEMBERS does not divide takes the
+    last one again.
+    """
+    return tl.minimum(tl.program_id(2) * MEMBERS + number, s_size - 1).to(tl.int64)
+
+
+@triton.jit
+def _online(q, k, v, bias, beyond, top, total, acc, scale, EVEN: tl.constexpr):
+    """One tile of keys taken into the running maximum, sum and weighted values of a tile of queries."""
+    logits = tl.dot(q, tl.trans(k), input_precision="ieee") * scale + bias
+    if not EVEN:
+        logits = tl.where(beyond, float("-inf"), logits)
+    new_top = tl.maximum(top, tl.max(logits, 1))
+    p = tl.exp2(logits - new_top[:, None])
+    shrink = tl.exp2(top - new_top)
+    total = total * shrink + tl.sum(p, 1)
+    acc = tl.dot(p.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")
+    return new_top, total, acc
+
+
+@triton.jit
+def _attention_forward(
+    q_ptr, k_ptr, v_ptr, bias_ptr, gate_ptr, out_ptr, lse_ptr,
+    qb, qs, qn, qh, kb, ks, kn, kh, vb, vs, vn, vh, s_size, n, heads, scale, c: tl.constexpr,
+    Q: tl.constexpr, K: tl.constexpr, C: tl.constexpr, EVEN: tl.constexpr, MEMBERS: tl.constexpr,
+):  # fmt: skip
     q_start = tl.program_id(0) * Q
     head = tl.program_id(1) % heads
     batch = (tl.program_id(1) // heads).to(tl.int64)
-    s = tl.program_id(2).to(tl.int64)
-    q = _load(q_ptr + batch * qb + s * qs + head * qh, qn, n, c, q_start, Q, C)
-    k_ptr += batch * kb + s * ks + head * kh
-    v_ptr += batch * vb + s * vs + head * vh
+    q_ptr += batch * qb + head * qh
+    k_ptr += batch * kb + head * kh
+    v_ptr += batch * vb + head * vh
     bias_ptr += (batch * heads + head) * n * n
-    top = tl.full([Q], float("-inf"), tl.float32)
-    total = tl.zeros([Q], tl.float32)
-    acc = tl.zeros([Q, C], tl.float32)
+    q = ()
+    for m in tl.static_range(MEMBERS):
+        q += (_load(q_ptr + _member(m, s_size, MEMBERS) * qs, qn, n, q_start, c, Q, C, EVEN),)
+    top = (tl.full([Q], float("-inf"), tl.float32),) * MEMBERS
+    total = (tl.zeros([Q], tl.float32),) * MEMBERS
+    acc = (tl.zeros([Q, C], tl.float32),) * MEMBERS
     for k_start in range(0, n, K):
-        logits = _logits(q, _load(k_ptr, kn, n, c, k_start, K, C), bias_ptr, n, q_start, k_start, scale, Q, K)
-        new_top = tl.maximum(top, tl.max(logits, 1))
-        p = tl.exp2(logits - new_top[:, None])
-        shrink = tl.exp2(top - new_top)
-        total = total * shrink + tl.sum(p, 1)
-        v = _load(v_ptr, vn, n, c, k_start, K, C)
-        acc = tl.dot(p.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")
-        top = new_top
-    raw = acc / total[:, None]
+        bias = _load_bias(bias_ptr, n, q_start, k_start, Q, K, EVEN)
+        beyond = (k_start + tl.arange(0, K) >= n)[None, :]
+        tops, totals, accs = (), (), ()
+        for m in tl.static_range(MEMBERS):
+            s = _member(m, s_size, MEMBERS)
+            k = _load(k_ptr + s * ks, kn, n, k_start, c, K, C, EVEN)
+            v = _load(v_ptr + s * vs, vn, n, k_start, c, K, C, EVEN)
+            own = _online(q[m], k, v, bias, beyond, top[m], total[m], acc[m], scale, EVEN)
+            tops += (own[0],)
+            totals += (own[1],)
+            accs += (own[2],)
+        top, total, acc = tops, totals, accs
     row = heads * c
-    base = (batch * s_size + s) * n * row + head * c
-    gate = _load(gate_ptr + base, row, n, c, q_start, Q, C).to(tl.float32)
-    _store(raw_ptr + base, raw, row, n, c, q_start, Q, C)
-    _store(out_ptr + base, raw * tl.sigmoid(gate), row, n, c, q_start, Q, C)
     at_q = q_start + tl.arange(0, Q)
-    at = ((batch * s_size + s) * heads + head) * n + at_q
-    tl.store(lse_ptr + at, top + tl.log2(total), mask=at_q < n)
+    for m in tl.static_range(MEMBERS):
+        s = _member(m, s_size, MEMBERS)
+        at = (batch * s_size + s) * n * row + head * c
+        gate = _load(gate_ptr + at, row, n, q_start, c, Q, C, EVEN).to(tl.float32)
+        out = acc[m] / total[m][:, None] * tl.sigmoid(gate)
+        _store(out_ptr + at, out, row, n, q_start, c, Q, C, EVEN)
+        statistics = lse_ptr + ((batch * s_size + s) * heads + head) * n
+        tl.store(statistics + at_q, top[m] + tl.log2(total[m]), mask=at_q < n)
 
 
 @triton.jit
-def _gate_backward(dout_ptr, gate_ptr, raw_ptr, draw_ptr, dgate_ptr, delta_ptr, n, heads, c,
-                   Q: tl.constexpr, C: tl.constexpr):  # fmt: skip
-    """Gradients of the ungated output and of the gate, and delta = their row sums, for one (batch, s,
-    head).
+def _gate_gradients(dout_ptr, gate_ptr, out_ptr, do_ptr, dgate_ptr, delta_ptr, row, n, q_start,
+                    c: tl.constexpr, Q: tl.constexpr, C: tl.constexpr, EVEN: tl.constexpr):  # fmt: skip
+    """Of a tile of queries: the gradient of the ungated output, and delta, its product with that output;
+    both are written too, and the gate's gradient.
     """
+    dout = _load(dout_ptr, row, n, q_start, c, Q, C, EVEN)
+    sigmoid = tl.sigmoid(_load(gate_ptr, row, n, q_start, c, Q, C, EVEN).to(tl.float32))
+    product = dout.to(tl.float32) * _load(out_ptr, row, n, q_start, c, Q, C, EVEN).to(tl.float32)
+    do = (dout.to(tl.float32) * sigmoid).to(dout.dtype)
+    delta = tl.sum(product, 1)
+    _store(do_ptr, do, row, n, q_start, c, Q, C, EVEN)
+    _store(dgate_ptr, product * (1.0 - sigmoid), row, n, q_start, c, Q, C, EVEN)
+    at_q = q_start + tl.arange(0, Q)
+    tl.store(delta_ptr + at_q, delta, mask=at_q < n)
+    return do, delta
+
+
+@triton.jit
+def _logit_gradient(left, right, d_left, d_right, bias, lse, delta, beyond, scale, EVEN: tl.constexpr):
+    """p and d(logits) of a tile, queries by keys or keys by queries, recomputed; zero for keys beyond n and
+    where the log-sum-exp is infinite.
+    """
+    logits = tl.dot(left, tl.trans(right), input_precision="ieee") * scale + bias
+    if not EVEN:
+        logits = tl.where(beyond, float("-inf"), logits)
+    p = tl.exp2(logits - lse)
+    return p, p * (tl.dot(d_left, tl.trans(d_right), input_precision="ieee") - delta)
+
+
+@triton.jit
+def _attention_query_gradient(
+    q_ptr, k_ptr, v_ptr, bias_ptr, dout_ptr, gate_ptr, out_ptr, lse_ptr, do_ptr, dgate_ptr, delta_ptr,
+    dq_ptr, qb, qs, qn, qh, kb, ks, kn, kh, vb, vs, vn, vh, s_size, n, heads, scale, softmax_scale,
+    c: tl.constexpr,
+    Q: tl.constexpr, K: tl.constexpr, C: tl.constexpr, EVEN: tl.constexpr, MEMBERS: tl.constexpr,
+):  # fmt: skip
     q_start = tl.program_id(0) * Q
     head = tl.program_id(1) % heads
-    example = (tl.program_id(1) // heads).to(tl.int64)
+    batch = (tl.program_id(1) // heads).to(tl.int64)
+    q_ptr += batch * qb + head * qh
+    k_ptr += batch * kb + head * kh
+    v_ptr += batch * vb + head * vh
+    bias_ptr += (batch * heads + head) * n * n
     row = heads * c
-    base = example * n * row + head * c
-    dout = _load(dout_ptr + base, row, n, c, q_start, Q, C).to(tl.float32)
-    raw = _load(raw_ptr + base, row, n, c, q_start, Q, C).to(tl.float32)
-    sigmoid = tl.sigmoid(_load(gate_ptr + base, row, n, c, q_start, Q, C).to(tl.float32))
-    draw = dout * sigmoid
-    _store(draw_ptr + base, draw, row, n, c, q_start, Q, C)
-    _store(dgate_ptr + base, draw * raw * (1.0 - sigmoid), row, n, c, q_start, Q, C)
-    at_q = q_start + tl.arange(0, Q)
-    tl.store(delta_ptr + (example * heads + head) * n + at_q, tl.sum(draw * raw, 1), mask=at_q < n)
+    q, do, lse, delta = (), (), (), ()
+    for m in tl.static_range(MEMBERS):
+        s = _member(m, s_size, MEMBERS)
+        at = (batch * s_size + s) * n * row + head * c
+        statistics = ((batch * s_size + s) * heads + head) * n
+        gated = _gate_gradients(dout_ptr + at, gate_ptr + at, out_ptr + at, do_ptr + at, dgate_ptr + at,
+                                delta_ptr + statistics, row, n, q_start, c, Q, C, EVEN)  # fmt: skip
+        do += (gated[0],)
+        delta += (gated[1][:, None],)
+        q += (_load(q_ptr + s * qs, qn, n, q_start, c, Q, C, EVEN),)
+        lse += (_load_row(lse_ptr + statistics, n, q_start, float("inf"), Q, EVEN)[:, None],)
+    dq = (tl.zeros([Q, C], tl.float32),) * MEMBERS
+    for k_start in range(0, n, K):
+        bias = _load_bias(bias_ptr, n, q_start, k_start, Q, K, EVEN)
+        beyond = (k_start + tl.arange(0, K) >= n)[None, :]
+        sums = ()
+        for m in tl.static_range(MEMBERS):
+            s = _member(m, s_size, MEMBERS)
+            k = _load(k_ptr + s * ks, kn, n, k_start, c, K, C, EVEN)
+            v = _load(v_ptr + s * vs, vn, n, k_start, c, K, C, EVEN)
+            own = _logit_gradient(q[m], k, do[m], v, bias, lse[m], delta[m], beyond, scale, EVEN)
+            sums += (tl.dot(own[1].to(k.dtype), k, dq[m], input_precision="ieee"),)
+        dq = sums
+    for m in tl.static_range(MEMBERS):
+        at = (batch * s_size + _member(m, s_size, MEMBERS)) * n * row + head * c
+        _store(dq_ptr + at, dq[m] * softmax_scale, row, n, q_start, c, Q, C, EVEN)
 
 
 @triton.jit
-def _probabilities(q, k, v, do, bias_ptr, lse_ptr, delta_ptr, n, q_start, k_start, scale,
-                   Q: tl.constexpr, K: tl.constexpr):  # fmt: skip
-    """p and d(logits) of a tile [Q, K], recomputed; zero in rows beyond n."""
-    at_q = q_start + tl.arange(0, Q)
-    lse = tl.load(lse_ptr + at_q, mask=at_q < n, other=float("inf"))
-    delta = tl.load(delta_ptr + at_q, mask=at_q < n, other=0.0)
-    p = tl.exp2(_logits(q, k, bias_ptr, n, q_start, k_start, scale, Q, K) - lse[:, None])
-    dp = tl.dot(do, tl.trans(v), input_precision="ieee")
-    return p, p * (dp - delta[:, None])
-
-
-@triton.jit
-def _key_value_gradient(q_ptr, k_ptr, v_ptr, bias_ptr, do_ptr, lse_ptr, delta_ptr, dk_ptr, dv_ptr,
-                        qb, qs, qn, qh, kb, ks, kn, kh, vb, vs, vn, vh, s_size, n, heads, c,
-                        scale, softmax_scale,
-                        Q: tl.constexpr, K: tl.constexpr, C: tl.constexpr):  # fmt: skip
+def _attention_key_value_gradient(
+    q_ptr, k_ptr, v_ptr, bias_ptr, do_ptr, lse_ptr, delta_ptr, dk_ptr, dv_ptr,
+    qb, qs, qn, qh, kb, ks, kn, kh, vb, vs, vn, vh, s_size, n, heads, scale, softmax_scale,
+    c: tl.constexpr,
+    Q: tl.constexpr, K: tl.constexpr, C: tl.constexpr, EVEN: tl.constexpr, MEMBERS: tl.constexpr,
+):  # fmt: skip
+    """All tiles stand transposed, keys by queries, as the products with them need; so does the bias."""
     k_start = tl.program_id(0) * K
     head = tl.program_id(1) % heads
     batch = (tl.program_id(1) // heads).to(tl.int64)
-    s = tl.program_id(2).to(tl.int64)
-    q_ptr += batch * qb + s * qs + head * qh
-    k = _load(k_ptr + batch * kb + s * ks + head * kh, kn, n, c, k_start, K, C)
-    v = _load(v_ptr + batch * vb + s * vs + head * vh, vn, n, c, k_start, K, C)
+    q_ptr += batch * qb + head * qh
+    k_ptr += batch * kb + head * kh
+    v_ptr += batch * vb + head * vh
     bias_ptr += (batch * heads + head) * n * n
     row = heads * c
-    base = (batch * s_size + s) * n * row + head * c
-    statistics = ((batch * s_size + s) * heads + head) * n
-    dk = tl.zeros([K, C], tl.float32)
-    dv = tl.zeros([K, C], tl.float32)
+    k, v = (), ()
+    for m in tl.static_range(MEMBERS):
+        s = _member(m, s_size, MEMBERS)
+        k += (_load(k_ptr + s * ks, kn, n, k_start, c, K, C, EVEN),)
+        v += (_load(v_ptr + s * vs, vn, n, k_start, c, K, C, EVEN),)
+    beyond = (k_start + tl.arange(0, K) >= n)[:, None]
+    dk = (tl.zeros([K, C], tl.float32),) * MEMBERS
+    dv = (tl.zeros([K, C], tl.float32),) * MEMBERS
     for q_start in range(0, n, Q):
-        q = _load(q_ptr, qn, n, c, q_start, Q, C)
-        do = _load(do_ptr + base, row, n, c, q_start, Q, C)
-        p, ds = _probabilities(q, k, v, do, bias_ptr, lse_ptr + statistics, delta_ptr + statistics,
-                               n, q_start, k_start, scale, Q, K)  # fmt: skip
-        dv = tl.dot(tl.trans(p.to(do.dtype)), do, dv, input_precision="ieee")
-        dk = tl.dot(tl.trans(ds.to(q.dtype)), q, dk, input_precision="ieee")
-    _store(dk_ptr + base, dk * softmax_scale, row, n, c, k_start, K, C)
-    _store(dv_ptr + base, dv, row, n, c, k_start, K, C)
+        bias = _load_bias(bias_ptr, n, k_start, q_start, K, Q, EVEN)
+        k_sums, v_sums = (), ()
+        for m in tl.static_range(MEMBERS):
+            s = _member(m, s_size, MEMBERS)
+            statistics = ((batch * s_size + s) * heads + head) * n
+            q = _load(q_ptr + s * qs, qn, n, q_start, c, Q, C, EVEN)
+            do = _load(do_ptr + (batch * s_size + s) * n * row + head * c, row, n, q_start, c, Q, C, EVEN)
+            lse = _load_row(lse_ptr + statistics, n, q_start, float("inf"), Q, EVEN)[None, :]
+            delta = _load_row(delta_ptr + statistics, n, q_start, 0.0, Q, EVEN)[None, :]
+            own = _logit_gradient(k[m], q, v[m], do, bias, lse, delta, beyond, scale, EVEN)
+            v_sums += (tl.dot(own[0].to(do.dtype), do, dv[m], input_precision="ieee"),)
+            k_sums += (tl.dot(own[1].to(q.dtype), q, dk[m], input_precision="ieee"),)
+        dk, dv = k_sums, v_sums
+    for m in tl.static_range(MEMBERS):
+        at = (batch * s_size + _member(m, s_size, MEMBERS)) * n * row + head * c
+        _store(dk_ptr + at, dk[m] * softmax_scale, row, n, k_start, c, K, C, EVEN)
+        _store(dv_ptr + at, dv[m], row, n, k_start, c, K, C, EVEN)
 
 
 @triton.jit
-def _query_gradient(q_ptr, k_ptr, v_ptr, bias_ptr, do_ptr, lse_ptr, delta_ptr, dq_ptr,
-                    qb, qs, qn, qh, kb, ks, kn, kh, vb, vs, vn, vh, s_size, n, heads, c, scale, softmax_scale,
-                    Q: tl.constexpr, K: tl.constexpr, C: tl.constexpr):  # fmt: skip
-    q_start = tl.program_id(0) * Q
-    head = tl.program_id(1) % heads
-    batch = (tl.program_id(1) // heads).to(tl.int64)
-    s = tl.program_id(2).to(tl.int64)
-    q = _load(q_ptr + batch * qb + s * qs + head * qh, qn, n, c, q_start, Q, C)
-    k_ptr += batch * kb + s * ks + head * kh
-    v_ptr += batch * vb + s * vs + head * vh
-    bias_ptr += (batch * heads + head) * n * n
-    row = heads * c
-    base = (batch * s_size + s) * n * row + head * c
-    statistics = ((batch * s_size + s) * heads + head) * n
-    do = _load(do_ptr + base, row, n, c, q_start, Q, C)
-    dq = tl.zeros([Q, C], tl.float32)
-    for k_start in range(0, n, K):
-        k = _load(k_ptr, kn, n, c, k_start, K, C)
-        v = _load(v_ptr, vn, n, c, k_start, K, C)
-        _, ds = _probabilities(q, k, v, do, bias_ptr, lse_ptr + statistics, delta_ptr + statistics,
-                               n, q_start, k_start, scale, Q, K)  # fmt: skip
-        dq = tl.dot(ds.to(k.dtype), k, dq, input_precision="ieee")
-    _store(dq_ptr + base, dq * softmax_scale, row, n, c, q_start, Q, C)
-
-
-@triton.jit
-def _bias_gradient(q_ptr, k_ptr, v_ptr, bias_ptr, do_ptr, lse_ptr, delta_ptr, dbias_ptr,
-                   qb, qs, qn, qh, kb, ks, kn, kh, vb, vs, vn, vh, s_size, n, heads, c,
-                   scale, k_tiles, n_maps, each,
-                   Q: tl.constexpr, K: tl.constexpr, C: tl.constexpr):  # fmt: skip
+def _attention_bias_gradient(
+    q_ptr, k_ptr, v_ptr, bias_ptr, do_ptr, lse_ptr, delta_ptr, dbias_ptr,
+    qb, qs, qn, qh, kb, ks, kn, kh, vb, vs, vn, vh, s_size, n, heads, scale, k_tiles, n_maps, each,
+    c: tl.constexpr, Q: tl.constexpr, K: tl.constexpr, C: tl.constexpr, EVEN: tl.constexpr,
+):  # fmt: skip
     q_start = (tl.program_id(0) // k_tiles) * Q
     k_start = (tl.program_id(0) % k_tiles) * K
     head = tl.program_id(1) % heads
@@ -195,18 +281,20 @@ def _bias_gradient(q_ptr, k_ptr, v_ptr, bias_ptr, do_ptr, lse_ptr, delta_ptr, db
     q_ptr += batch * qb + head * qh
     k_ptr += batch * kb + head * kh
     v_ptr += batch * vb + head * vh
-    bias_ptr += (batch * heads + head) * n * n
     row = heads * c
+    bias = _load_bias(bias_ptr + (batch * heads + head) * n * n, n, q_start, k_start, Q, K, EVEN)
+    beyond = (k_start + tl.arange(0, K) >= n)[None, :]
     total = tl.zeros([Q, K], tl.float32)
     for s in range(share * each, tl.minimum(share * each + each, s_size)):
-        q = _load(q_ptr + s * qs, qn, n, c, q_start, Q, C)
-        k = _load(k_ptr + s * ks, kn, n, c, k_start, K, C)
-        v = _load(v_ptr + s * vs, vn, n, c, k_start, K, C)
-        do = _load(do_ptr + (batch * s_size + s) * n * row + head * c, row, n, c, q_start, Q, C)
+        q = _load(q_ptr + s * qs, qn, n, q_start, c, Q, C, EVEN)
+        k = _load(k_ptr + s * ks, kn, n, k_start, c, K, C, EVEN)
+        v = _load(v_ptr + s * vs, vn, n, k_start, c, K, C, EVEN)
+        do = _load(do_ptr + (batch * s_size + s) * n * row + head * c, row, n, q_start, c, Q, C, EVEN)
         statistics = ((batch * s_size + s) * heads + head) * n
-        _, ds = _probabilities(q, k, v, do, bias_ptr, lse_ptr + statistics, delta_ptr + statistics,
-                               n, q_start, k_start, scale, Q, K)  # fmt: skip
-        total += ds
+        lse = _load_row(lse_ptr + statistics, n, q_start, float("inf"), Q, EVEN)[:, None]
+        delta = _load_row(delta_ptr + statistics, n, q_start, 0.0, Q, EVEN)[:, None]
+        own = _logit_gradient(q, k, do, v, bias, lse, delta, beyond, scale, EVEN)
+        total += own[1]
     at_q, at_k = q_start + tl.arange(0, Q), k_start + tl.arange(0, K)
     inside = (at_q < n)[:, None] & (at_k < n)[None, :]
     base = (share * n_maps + batch * heads + head) * n * n
@@ -221,73 +309,81 @@ def _strides(*tensors: Tensor) -> list[int]:
     return [stride for x in tensors for stride in x.stride()[:4]]
 
 
+def _prepared(bias: Tensor) -> Tensor:
+    """The bias times log2(e) in float32, [B, H, N, N] contiguous."""
+    b, heads, n, _ = bias.shape
+    out = torch.empty(bias.shape, dtype=torch.float32, device=bias.device)
+    size = min(1024, next_power_of_two(n))
+    grid = (b * heads * n, triton.cdiv(n, size))
+    _attention_prepare[grid](bias, out, n, b * heads, *bias.stride(), heads, _LOG2E, SIZE=size)
+    return out
+
+
 @torch.library.custom_op("foldwright::shared_bias_attention", mutates_args=())
-def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, gate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
+    """The gated output, and the log-sum-exp of the logits in base 2."""
     b, s, n, heads, c = q.shape
-    sizes = _tile(c, "forward", q.dtype)
+    sizes = _tile(n, c, "forward", q.dtype)
     q, k, v = _with_unit_channels(q, k, v)
-    out, raw = (torch.empty(b, s, n, heads * c, dtype=q.dtype, device=q.device) for _ in range(2))
+    out = torch.empty(b, s, n, heads * c, dtype=q.dtype, device=q.device)
     lse = torch.empty(b, s, heads, n, dtype=torch.float32, device=q.device)
-    _forward[(triton.cdiv(n, sizes["Q"]), b * heads, s)](
-        q, k, v, bias.contiguous(), gate.contiguous(), out, raw, lse, *_strides(q, k, v),
-        s, n, heads, c, c**-0.5 * _LOG2E, **sizes,
+    _attention_forward[(triton.cdiv(n, sizes["Q"]), b * heads, triton.cdiv(s, sizes["MEMBERS"]))](
+        q, k, v, _prepared(bias), gate.contiguous(), out, lse, *_strides(q, k, v),
+        s, n, heads, c**-0.5 * _LOG2E, c, **sizes,
     )  # fmt: skip
-    return out, raw, lse
+    return out, lse
 
 
 @_attention.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, gate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
     b, s, n, heads, c = q.shape
-    out, raw = (q.new_empty(b, s, n, heads * c) for _ in range(2))
-    return out, raw, q.new_empty(b, s, heads, n, dtype=torch.float32)
+    return q.new_empty(b, s, n, heads * c), q.new_empty(b, s, heads, n, dtype=torch.float32)
 
 
 @torch.library.custom_op("foldwright::shared_bias_attention_backward", mutates_args=())
 def _attention_backward(
-    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, gate: Tensor, raw: Tensor, lse: Tensor
+    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, gate: Tensor, out: Tensor, lse: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     b, s, n, heads, c = q.shape
     q, k, v = _with_unit_channels(q, k, v)
-    bias, gate = bias.contiguous(), gate.contiguous()
-    draw, dgate = torch.empty_like(raw), torch.empty_like(raw)
-    delta = torch.empty_like(lse)
-    sizes = _tile(c, "gate", q.dtype)
-    _gate_backward[(triton.cdiv(n, sizes["Q"]), b * s * heads)](
-        dout.contiguous(), gate, raw, draw, dgate, delta, n, heads, c, **sizes
-    )
+    prepared = _prepared(bias)
+    do, dgate, delta = torch.empty_like(out), torch.empty_like(out), torch.empty_like(lse)
     dq, dk, dv = (torch.empty(b, s, n, heads, c, dtype=q.dtype, device=q.device) for _ in range(3))
-    inputs = (q, k, v, bias, draw, lse, delta)
-    common = (*_strides(q, k, v), s, n, heads, c, c**-0.5 * _LOG2E)
-    sizes = _tile(c, "key_value", q.dtype)
-    _key_value_gradient[(triton.cdiv(n, sizes["K"]), b * heads, s)](
-        *inputs, dk, dv, *common, c**-0.5, **sizes
+    common = (*_strides(q, k, v), s, n, heads, c**-0.5 * _LOG2E)
+    sizes = _tile(n, c, "query", q.dtype)
+    _attention_query_gradient[(triton.cdiv(n, sizes["Q"]), b * heads, triton.cdiv(s, sizes["MEMBERS"]))](
+        q, k, v, prepared, dout.contiguous(), gate.contiguous(), out, lse, do, dgate, delta, dq,
+        *common, c**-0.5, c, **sizes,
+    )  # fmt: skip
+    sizes = _tile(n, c, "key_value", q.dtype)
+    _attention_key_value_gradient[(triton.cdiv(n, sizes["K"]), b * heads, triton.cdiv(s, sizes["MEMBERS"]))](
+        q, k, v, _prepared(bias.mT), do, lse, delta, dk, dv, *common, c**-0.5, c, **sizes
     )
-    sizes = _tile(c, "query", q.dtype)
-    _query_gradient[(triton.cdiv(n, sizes["Q"]), b * heads, s)](*inputs, dq, *common, c**-0.5, **sizes)
-    sizes = _tile(c, "bias", q.dtype)
+    sizes = _tile(n, c, "bias", q.dtype)
     shares = min(_SHARES, s)
     dbias = torch.empty(shares, b, heads, n, n, dtype=torch.float32, device=q.device)
     k_tiles = triton.cdiv(n, sizes["K"])
-    _bias_gradient[(triton.cdiv(n, sizes["Q"]) * k_tiles, b * heads, shares)](
-        *inputs, dbias, *common, k_tiles, b * heads, triton.cdiv(s, shares), **sizes
-    )
+    _attention_bias_gradient[(triton.cdiv(n, sizes["Q"]) * k_tiles, b * heads, shares)](
+        q, k, v, prepared, do, lse, delta, dbias, *common, k_tiles, b * heads, triton.cdiv(s, shares), c,
+        **sizes,
+    )  # fmt: skip
     return dq, dk, dv, dbias.sum(0).to(bias.dtype), dgate
 
 
 @_attention_backward.register_fake
 def _(
-    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, gate: Tensor, raw: Tensor, lse: Tensor
+    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, gate: Tensor, out: Tensor, lse: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     dq, dk, dv = (q.new_empty(q.shape) for _ in range(3))
     return dq, dk, dv, bias.new_empty(bias.shape), gate.new_empty(gate.shape)
 
 
 def _setup(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs, output[1], output[2])
+    ctx.save_for_backward(*inputs, *output)
     ctx.set_materialize_grads(False)
 
 
-def _gradient(ctx, dout, _draw, _dlse):
+def _gradient(ctx, dout, _dlse):
     return _attention_backward(dout, *ctx.saved_tensors)
 
 
