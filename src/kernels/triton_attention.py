@@ -64,7 +64,7 @@ def _forward(q_ptr, k_ptr, v_ptr, bias_ptr, gate_ptr, out_ptr, raw_ptr, lse_ptr,
              qb, qs, qn, qh, kb, ks, kn, kh, vb, vs, vn, vh, s_size, n, heads, c, scale,
              Q: tl.constexpr, K: tl.constexpr, C: tl.constexpr):  # fmt: skip
     q_start = tl.program_id(0) * Q
-    head = tl.program_id(1) % heads
+    head = (tl.program_id(1) % heads).to(tl.int64)
     batch = (tl.program_id(1) // heads).to(tl.int64)
     s = tl.program_id(2).to(tl.int64)
     q = _load(q_ptr + batch * qb + s * qs + head * qh, qn, n, c, q_start, Q, C)
@@ -101,7 +101,7 @@ def _gate_backward(dout_ptr, gate_ptr, raw_ptr, draw_ptr, dgate_ptr, delta_ptr, 
     head).
     """
     q_start = tl.program_id(0) * Q
-    head = tl.program_id(1) % heads
+    head = (tl.program_id(1) % heads).to(tl.int64)
     example = (tl.program_id(1) // heads).to(tl.int64)
     row = heads * c
     base = example * n * row + head * c
@@ -133,7 +133,7 @@ def _key_value_gradient(q_ptr, k_ptr, v_ptr, bias_ptr, do_ptr, lse_ptr, delta_pt
                         scale, softmax_scale,
                         Q: tl.constexpr, K: tl.constexpr, C: tl.constexpr):  # fmt: skip
     k_start = tl.program_id(0) * K
-    head = tl.program_id(1) % heads
+    head = (tl.program_id(1) % heads).to(tl.int64)
     batch = (tl.program_id(1) // heads).to(tl.int64)
     s = tl.program_id(2).to(tl.int64)
     q_ptr += batch * qb + s * qs + head * qh
@@ -161,7 +161,7 @@ def _query_gradient(q_ptr, k_ptr, v_ptr, bias_ptr, do_ptr, lse_ptr, delta_ptr, d
                     qb, qs, qn, qh, kb, ks, kn, kh, vb, vs, vn, vh, s_size, n, heads, c, scale, softmax_scale,
                     Q: tl.constexpr, K: tl.constexpr, C: tl.constexpr):  # fmt: skip
     q_start = tl.program_id(0) * Q
-    head = tl.program_id(1) % heads
+    head = (tl.program_id(1) % heads).to(tl.int64)
     batch = (tl.program_id(1) // heads).to(tl.int64)
     s = tl.program_id(2).to(tl.int64)
     q = _load(q_ptr + batch * qb + s * qs + head * qh, qn, n, c, q_start, Q, C)
@@ -189,7 +189,7 @@ def _bias_gradient(q_ptr, k_ptr, v_ptr, bias_ptr, do_ptr, lse_ptr, delta_ptr, db
                    Q: tl.constexpr, K: tl.constexpr, C: tl.constexpr):  # fmt: skip
     q_start = (tl.program_id(0) // k_tiles) * Q
     k_start = (tl.program_id(0) % k_tiles) * K
-    head = tl.program_id(1) % heads
+    head = (tl.program_id(1) % heads).to(tl.int64)
     batch = (tl.program_id(1) // heads).to(tl.int64)
     share = tl.program_id(2).to(tl.int64)
     q_ptr += batch * qb + head * qh
