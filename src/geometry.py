@@ -27,9 +27,11 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     return (x * weight).sum(-2, keepdim=True) / weight.sum(-2, keepdim=True).clamp(min=1.0)
 
 
-def pairwise_distances(x: Tensor, eps: float = 1e-10) -> Tensor:
-    """|x_i - x_j| by direct difference [..., N, N]; eps under the root keeps the gradient finite at zero."""
-    return ((x[..., :, None, :] - x[..., None, :, :]).square().sum(-1) + eps).sqrt()
+def pairwise_distances(x: Tensor, rows: slice = slice(None), eps: float = 1e-10) -> Tensor:
+    """|x_i - x_j| by direct difference [..., n, N] of n rows i, of all by default; eps under the root keeps
+    the gradient finite at zero.
+    """
+    return ((x[..., rows, None, :] - x[..., None, :, :]).square().sum(-1) + eps).sqrt()
 
 
 def frames(a: Tensor, b: Tensor, c: Tensor, eps: float = 1e-10) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,7 @@ from foldwright.kernels.reference import linear, upcast
 from foldwright.layers.linear import Linear, initialise
 from foldwright.layers.widths import Widths
 from foldwright.pairformer.pairformer import PairformerConfig, PairformerStack
+from foldwright.pairformer.triangle import added
 from foldwright.vocabulary import MAX_ATOMS_PER_TOKEN
 
 N_DISTANCE_BINS = 39
@@ -76,8 +77,8 @@ class ConfidenceHead(nn.Module):
         self, batch: Batch, s_inputs: Tensor, s: Tensor, z: Tensor, x: Tensor, seed: Tensor
     ) -> tuple[Tensor, Tensor]:
         """What the logits are made from, s [B, N, c_s] and z [B, N, N, c_z]; arguments as of `forward`."""
-        z = z + self.z_i(s_inputs)[:, :, None] + self.z_j(s_inputs)[:, None, :]
-        z = z + self._embed_distances(batch, x, z.dtype)
+        z = added(z + self.z_i(s_inputs)[:, :, None], self.z_j(s_inputs)[:, None, :])
+        z = added(z, self._embed_distances(batch, x, z.dtype))
         s, z = self.pairformer(s, z, batch.token_mask, seed)
         return s, z
 

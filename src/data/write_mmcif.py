@@ -151,10 +151,10 @@ def _write_components(block: gemmi.cif.Block, structure: Structure, dictionary: 
     _loop(block, "_chem_comp.", ["id", "type"], iter(rows))
     if dictionary is not None:
         atomised = np.unique(structure.residue_component[structure.residue_atomised]).tolist()
-        _write_chemistry(block, [dictionary.with_hydrogens(code) for code in atomised if code in dictionary])
+        write_chemistry(block, [dictionary.with_hydrogens(code) for code in atomised if code in dictionary])
 
 
-def _write_chemistry(block: gemmi.cif.Block, definitions: Sequence[Definition]) -> None:
+def write_chemistry(block: gemmi.cif.Block, definitions: Sequence[Definition]) -> None:
     """Atoms with charges, ideal positions and Kekulé bonds of components that readers may not know: whole,
     with hydrogens, so that what a SMILES string says can be had from the file (`ccd.described_components`).
     """

@@ -7,6 +7,7 @@ The pocket is cut around the ligand where the structure has it, as in training (
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -37,6 +38,13 @@ class Affinity:
     members_probability_binder: list[float]
 
 
+class Affinities(NamedTuple):
+    """By ligand chain: what was predicted, and why nothing was."""
+
+    found: dict[str, Affinity]
+    left_out: dict[str, str]
+
+
 @torch.no_grad()
 def affinities(
     network: AlphaFold3,
@@ -46,28 +54,30 @@ def affinities(
     x: Tensor,
     budget: PocketConfig,
     seeds: Tensor,
-) -> dict[str, Affinity]:
-    """By chain, of every ligand of six heavy atoms or more, where there is a protein and the network has the
+) -> Affinities:
+    """Of every ligand of six heavy atoms or more, where there is a protein and the network has the
     head. x [A, 3] Å: the structure of a batch of one; seeds int64 [1].
 
-    A ligand over the budget of the pocket is left out.
+    A ligand over the budget of the pocket is left out, with the reason.
     """
     structure, tokens = target.structure, target.entry.tokens
-    found: dict[str, Affinity] = {}
+    found, left_out = dict[str, Affinity](), dict[str, str]()
     if network.affinity is None or not (structure.chain_type == MoleculeType.PROTEIN).any():
-        return found
+        return Affinities(found, left_out)
     for chain in np.flatnonzero(structure.chain_type == MoleculeType.LIGAND).tolist():
         is_ligand = tokens.token_chain == chain
         if is_ligand.sum() < _MIN_LIGAND:
             continue
+        name = str(structure.chain_name[chain])
         try:
             kept = choose_pocket(x, batch, is_ligand, budget)
-        except ValueError:
+        except ValueError as error:
+            left_out[name] = str(error)
             continue
         pocket = _pocket(batch, trunk, x, is_ligand, kept)
         prediction = network.predict_affinity(pocket, key(seeds, "affinity"))
-        found[str(structure.chain_name[chain])] = _told(prediction)
-    return found
+        found[name] = _told(prediction)
+    return Affinities(found, left_out)
 
 
 def _pocket(

@@ -50,6 +50,17 @@ def contact_probability(head: DistogramHead, z: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def judged_pairs(judged: Judged, asym_id: Tensor) -> scores.PairScores:
+    """What the scores need of the pairs of one judged structure; asym_id [N]."""
+
+    def logits(rows: slice) -> tuple[Tensor, Tensor]:
+        pae, pde = judged.pairs(rows)
+        return pae[0].float(), pde[0].float()
+
+    return scores.pair_scores(logits, asym_id)
+
+
+@torch.no_grad()
 def assess(structure: Structure, batch: Batch, x: Tensor, judged: Judged, contacts: Tensor) -> Confidence:
     """The scores of a structure x [A, 3] Å of a batch of one, unpadded in its tokens.
 
@@ -59,11 +70,7 @@ def assess(structure: Structure, batch: Batch, x: Tensor, judged: Judged, contac
     asym, frame = batch.asym_id[0], batch.has_frame[0]
     plddt = scores.plddt(judged.plddt[0, :n_atoms].float()).cpu().numpy()
 
-    def logits(rows: slice) -> tuple[Tensor, Tensor]:
-        pae, pde = judged.pairs(rows)
-        return pae[0].float(), pde[0].float()
-
-    pairs = scores.pair_scores(logits, asym)
+    pairs = judged_pairs(judged, asym)
     coords = x[:n_atoms].float()
     chain = structure.residue_chain[structure.atom_residue]
     polymer = structure.chain_type != MoleculeType.LIGAND

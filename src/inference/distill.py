@@ -8,6 +8,8 @@ and OUT/store is the root of a data set (docs/evaluation.md).
 Of every target the sample that ranks first is taken or refused as a whole; OUT/selection.csv says why.
 Sources of the limits: PDE at most 2 Å from AF3 SI Table 3 (its RNA set), pLDDT of 70 from AF2's practice, as
 in `data=af3`; ipTM and clashes are ours, SI has no predicted complexes.
+Ligands that the dictionary lacks but the prediction describes come along under codes of their own
+(`own_ligands`); those that it does not are dropped, named and counted.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from foldwright.data.ccd import DEFAULT_CACHE, Dictionary
+from foldwright.data.ccd import DEFAULT_CACHE, Definition, Dictionary
 from foldwright.data.filters import FilterConfig, Rejection, clash_fractions
 from foldwright.data.mmcif import read_structure
 from foldwright.data.preparation import PrepareConfig
@@ -37,8 +39,10 @@ from foldwright.data.prepare import pool_of, prepare
 from foldwright.data.sources import find_sources
 from foldwright.inference.evaluate import first_ranked
 from foldwright.inference.output import folder_name
+from foldwright.inference.own_ligands import code_of, copy_renamed, own_ligands, write_components
 
 STRUCTURES, STORE, SELECTION = "structures", "store", "selection.csv"
+COMPONENTS = "components.cif"  # the ligands that the dictionary lacks
 TAKEN = "taken"
 
 
@@ -63,10 +67,16 @@ _HELP = {
 
 
 class Verdict(NamedTuple):
-    """Why a prediction was refused, or `taken`, and the figures that decided it."""
+    """Why a prediction was refused, or `taken`, and the figures that decided it.
+
+    `own`: the ligands that only its file describes, by their code there; `dropped`: chains of ligands that
+    nothing describes.
+    """
 
     reason: str
     figures: dict[str, float]
+    own: dict[str, Definition]
+    dropped: list[str]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,10 +97,12 @@ def distill(arguments: argparse.Namespace, config: DistillationConfig, console: 
     out, cache = arguments.out, arguments.dictionary_cache
     rows = select(arguments.predictions, out, config, Dictionary.open(cache), console)
     console.print(_table(rows))
+    _tell_ligands(rows, console)
     if not any(row["outcome"] == TAKEN for row in rows):
         raise ValueError(f"not one of {len(rows)} predictions is within the limits; see {out / SELECTION}")
     filters = FilterConfig(max_ca_gap=config.max_ca_gap)
-    settings = PrepareConfig(filters=filters, predicted=True, dictionary_cache=cache)
+    own = out / COMPONENTS if (out / COMPONENTS).is_file() else None
+    settings = PrepareConfig(filters=filters, predicted=True, dictionary_cache=cache, components=own)
     sources = find_sources(out / STRUCTURES, arguments.msas)
     prepare(sources, out / STORE, settings, pool_of(arguments.workers)).show(console)
 
@@ -105,15 +117,21 @@ def select(
     partial = out / f".{STRUCTURES}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    rows = []
+    rows, components = [], dict[str, Definition]()
     for name, seed, sample, path in track(first_ranked(predictions), "selecting", console=console):
         verdict = judge(path, config, dictionary)
         row = {"target": name, "seed": seed, "sample": sample, "outcome": verdict.reason}
+        codes = {code: code_of(definition) for code, definition in verdict.own.items()}
+        row |= {"own_ligands": " ".join(codes.values()), "dropped_ligands": " ".join(verdict.dropped)}
         rows.append(row | verdict.figures)
         if verdict.reason == TAKEN:
-            shutil.copyfile(path, partial / f"{folder_name(name)}.cif")
+            copy_renamed(path, partial / f"{folder_name(name)}.cif", codes)
+            components |= {codes[code]: definition for code, definition in verdict.own.items()}
     shutil.rmtree(out / STRUCTURES, ignore_errors=True)
     os.replace(partial, out / STRUCTURES)
+    (out / COMPONENTS).unlink(missing_ok=True)
+    if components:
+        write_components(components, out / COMPONENTS)
     with (out / SELECTION).open("w", newline="") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
@@ -131,10 +149,13 @@ def judge(path: Path, config: DistillationConfig, dictionary: Dictionary) -> Ver
     figures = {"plddt": float(np.mean(scores["plddt"])), "pde": float(np.mean(scores["pde"]))}
     if scores["iptm"] is not None:
         figures["iptm"] = float(scores["iptm"])
+    own = own_ligands(path, dictionary)
+    known = Dictionary(dictionary.folder, dictionary.own | own) if own else dictionary
     try:
-        structure = read_structure(path, dictionary)
+        structure = read_structure(path, known)
     except Rejection as rejection:
-        return Verdict(rejection.reason, figures)
+        return Verdict(rejection.reason, figures, own, [])
+    dropped = sorted(set(scores.get("chains", ())) - set(structure.chain_name.tolist()))
     fractions, _ = clash_fractions(structure, FilterConfig.clash_distance)
     figures["clash_fraction"] = max(fractions.values(), default=0.0)
     failed = {
@@ -143,7 +164,20 @@ def judge(path: Path, config: DistillationConfig, dictionary: Dictionary) -> Ver
         "low_iptm": figures.get("iptm", 1.0) < config.min_iptm,
         "clash": bool(scores["has_clash"]) or figures["clash_fraction"] > config.max_clash_fraction,
     }
-    return Verdict(next((reason for reason, fails in failed.items() if fails), TAKEN), figures)
+    reason = next((reason for reason, fails in failed.items() if fails), TAKEN)
+    return Verdict(reason, figures, own, dropped)
+
+
+def _tell_ligands(rows: Sequence[dict[str, Any]], console: Console) -> None:
+    """How many ligands the dictionary lacks among what was taken, and which are lost."""
+    taken = [row for row in rows if row["outcome"] == TAKEN]
+    kept = {code for row in taken for code in row["own_ligands"].split()}
+    lost = [f"{row['target']} {row['dropped_ligands']}" for row in taken if row["dropped_ligands"]]
+    if kept:
+        console.print(f"ligands outside the dictionary: {len(kept)} kept, in {COMPONENTS}", highlight=False)
+    if lost:
+        named = f"ligands that nothing describes, in {len(lost)} predictions, by chain: {'; '.join(lost)}"
+        console.print(f"[yellow]dropped:[/] {named}", highlight=False, soft_wrap=True)
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> Table:

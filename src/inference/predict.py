@@ -31,7 +31,7 @@ from foldwright.inference.output import collect_rankings, folder_name, is_done, 
 from foldwright.inference.sampling import Sample, SamplingConfig, predict_target
 from foldwright.kernels import KernelConfig
 
-Tell = Callable[[str, str, str], None]  # name, outcome (done, unchanged, failed), detail
+Tell = Callable[[str, str, str], None]  # name, outcome (done, unchanged, failed), the error or a warning
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,8 @@ def run(job: Job, devices: int, console: Console) -> int:
             counts[outcome] += 1
             if outcome == "failed":
                 console.print(f"[red]failed:[/] {name}: {detail}", highlight=False, soft_wrap=True)
+            elif detail:
+                console.print(f"[yellow]warning:[/] {name}: {detail}", highlight=False, soft_wrap=True)
             progress.update(bar, advance=1, note=name)
 
         if devices > 1:
@@ -151,11 +153,11 @@ def work(job: Job, tell: Tell) -> None:
     loaded = load_network(job.checkpoint, device, job.kernels, job.raw)
     for query in queries:
         try:
-            outcome = _predict(query, job, loaded, components, device)
+            outcome, warning = _predict(query, job, loaded, components, device)
         except (ValueError, KeyError, Rejection, torch.cuda.OutOfMemoryError) as error:
             tell(query.name, "failed", f"{error}" if not isinstance(error, KeyError) else f"unknown {error}")
             continue
-        tell(query.name, outcome, "")
+        tell(query.name, outcome, warning)
 
 
 def _share(job: Job, dictionary: Dictionary, tell: Tell) -> Iterator[Query]:
@@ -182,19 +184,26 @@ def _share(job: Job, dictionary: Dictionary, tell: Tell) -> Iterator[Query]:
     yield from own
 
 
-def _predict(query: Query, job: Job, loaded: Loaded, components: Components, device: torch.device) -> str:
+def _predict(
+    query: Query, job: Job, loaded: Loaded, components: Components, device: torch.device
+) -> tuple[str, str]:
+    """The outcome, and what to warn of."""
     folder = job.out / folder_name(query.name)
     seeds = job.seeds or query.seeds
     sampling = replace(job.sampling, pocket=loaded.config.affinity.pose.pocket)
     settings = {**asdict(sampling), "at_once": None}  # portions change nothing
     digest = query_digest(query, loaded.digest, settings, seeds)
     if is_done(folder, digest):
-        return "unchanged"
+        return "unchanged", ""
     target = query_target(query, components)
+
+    left_out: dict[str, str] = {}
 
     def samples() -> Iterator[Sample]:
         for seed in seeds:
-            yield from predict_target(loaded.network, target, sampling, seed, device)
+            for sample in predict_target(loaded.network, target, sampling, seed, device):
+                left_out.update(sample.affinity.left_out)
+                yield sample
 
     record = {
         "digest": digest, "name": query.name, "seeds": list(seeds), "sampling": asdict(sampling),
@@ -202,7 +211,7 @@ def _predict(query: Query, job: Job, loaded: Loaded, components: Components, dev
         "stage": loaded.config.stage,
     }  # fmt: skip
     write_prediction(folder, target, samples(), components.with_own(query).dictionary, record)
-    return "done"
+    return "done", "; ".join(f"chain {chain} has no affinity: {why}" for chain, why in left_out.items())
 
 
 def _job(arguments: argparse.Namespace) -> Job:

@@ -19,7 +19,7 @@ from foldwright.batch import Batch, collate
 from foldwright.data.query_example import Target
 from foldwright.data.structure import Floats
 from foldwright.diffusion.sampler import SamplerConfig
-from foldwright.inference.affinity import Affinity, affinities
+from foldwright.inference.affinity import Affinities, affinities
 from foldwright.inference.confidence import Confidence, assess, contact_probability
 from foldwright.model import AlphaFold3
 
@@ -47,7 +47,7 @@ class Sample:
     number: int
     coords: Floats
     confidence: Confidence
-    affinity: dict[str, Affinity] = field(default_factory=dict)  # by ligand chain
+    affinity: Affinities
 
 
 @torch.no_grad()

@@ -33,6 +33,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 _OUTER_ROWS = 512  # tokens whose outer products with all others are there at once
+_OUTER_ELEMENTS = 1 << 29  # of these products, at most
 
 
 @register("layer_norm", "reference")
@@ -145,7 +146,7 @@ def outer_product_mean(a: Tensor, b: Tensor, mask: Tensor, weight: Tensor, bias:
 
     Masked mean over rows; returns [B, N, N, c_z]. As in DeepMind's code the projection precedes the division.
     Rows are summed in the dtype's own product (float32 accumulation); counts are float32. Without gradient
-    the outer products, N N c c, are there for 512 tokens i at a time.
+    the outer products, N N c c, are there for 512 tokens i at a time, or fewer.
     """
     a = a * mask[:, :, None, None]
     count = upcast(mask.to(a.dtype)).sum(1)[:, None, None, None]
@@ -156,7 +157,12 @@ def outer_product_mean(a: Tensor, b: Tensor, mask: Tensor, weight: Tensor, bias:
 
     if torch.is_grad_enabled() or a.shape[2] <= _OUTER_ROWS:
         return means(a)
-    return torch.cat([means(own) for own in a.split(_OUTER_ROWS, dim=2)], dim=1)
+    n, c = a.shape[2:]
+    rows = min(_OUTER_ROWS, max(1, _OUTER_ELEMENTS // (a.shape[0] * n * c * c)))
+    z = a.new_empty(a.shape[0], n, n, weight.shape[0])
+    for own, place in zip(a.split(rows, dim=2), z.split(rows, dim=1), strict=True):
+        place.copy_(means(own))
+    return z
 
 
 @register("pair_weighted_average", "reference")

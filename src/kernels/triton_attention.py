@@ -113,7 +113,7 @@ def _attention_forward(
     Q: tl.constexpr, K: tl.constexpr, C: tl.constexpr, EVEN: tl.constexpr, MEMBERS: tl.constexpr,
 ):  # fmt: skip
     q_start = tl.program_id(0) * Q
-    head = tl.program_id(1) % heads
+    head = (tl.program_id(1) % heads).to(tl.int64)
     batch = (tl.program_id(1) // heads).to(tl.int64)
     q_ptr += batch * qb + head * qh
     k_ptr += batch * kb + head * kh
@@ -188,7 +188,7 @@ def _attention_query_gradient(
     Q: tl.constexpr, K: tl.constexpr, C: tl.constexpr, EVEN: tl.constexpr, MEMBERS: tl.constexpr,
 ):  # fmt: skip
     q_start = tl.program_id(0) * Q
-    head = tl.program_id(1) % heads
+    head = (tl.program_id(1) % heads).to(tl.int64)
     batch = (tl.program_id(1) // heads).to(tl.int64)
     q_ptr += batch * qb + head * qh
     k_ptr += batch * kb + head * kh
@@ -232,7 +232,7 @@ def _attention_key_value_gradient(
 ):  # fmt: skip
     """All tiles stand transposed, keys by queries, as the products with them need; so does the bias."""
     k_start = tl.program_id(0) * K
-    head = tl.program_id(1) % heads
+    head = (tl.program_id(1) % heads).to(tl.int64)
     batch = (tl.program_id(1) // heads).to(tl.int64)
     q_ptr += batch * qb + head * qh
     k_ptr += batch * kb + head * kh
@@ -275,7 +275,7 @@ def _attention_bias_gradient(
 ):  # fmt: skip
     q_start = (tl.program_id(0) // k_tiles) * Q
     k_start = (tl.program_id(0) % k_tiles) * K
-    head = tl.program_id(1) % heads
+    head = (tl.program_id(1) % heads).to(tl.int64)
     batch = (tl.program_id(1) // heads).to(tl.int64)
     share = tl.program_id(2).to(tl.int64)
     q_ptr += batch * qb + head * qh

@@ -84,15 +84,14 @@ def _forward(a_ptr, b_ptr, rows_ptr, scale_ptr, w_ptr, bias_ptr, y_ptr, n_rows, 
     j_start, i_start = tl.program_id(0) * NJ, tl.program_id(1) * NI
     batch = tl.program_id(2).to(tl.int64)
     rows = tl.load(rows_ptr + batch)
-    a_ptr += batch * slices * n_rows * n * SLICE
     b_ptr += batch * n_rows * n * c
     y = tl.zeros([NI * NJ, Z], tl.float32)
     for number in range(0, slices):
-        outer = _outer(a_ptr, b_ptr, rows, n, c, i_start, j_start, NI, NJ, SLICE, D, ROWS)
+        slice_ptr = a_ptr + (batch * slices + number) * n_rows * n * SLICE
+        outer = _outer(slice_ptr, b_ptr, rows, n, c, i_start, j_start, NI, NJ, SLICE, D, ROWS)
         at, inside = _weights(w_ptr, number * SLICE, c, c_z, SLICE, D, Z)
         w = tl.load(at, mask=inside, other=0.0)
         y = tl.dot(outer.to(w.dtype), tl.trans(w), y, input_precision="ieee")
-        a_ptr += n_rows * n * SLICE
     z = tl.arange(0, Z)
     bias = tl.load(bias_ptr + z, mask=z < c_z, other=0.0).to(tl.float32)
     at, inside = _pairs(i_start, j_start, n, c_z, NI, NJ, Z)

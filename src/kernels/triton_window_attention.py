@@ -54,7 +54,7 @@ def _softmax(q, k, bias, scale):
 def _forward(q_ptr, k_ptr, v_ptr, bias_ptr, gate_ptr, out_ptr, qb, qd, qa, qh, kb, kd, ka, kh, vb, vd, va, vh,
              samples, a, heads, c, scale,
              Q: tl.constexpr, K: tl.constexpr, MARGIN: tl.constexpr, C: tl.constexpr):  # fmt: skip
-    window, head = tl.program_id(0), tl.program_id(1) % heads
+    window, head = tl.program_id(0), (tl.program_id(1) % heads).to(tl.int64)
     batch = (tl.program_id(1) // heads).to(tl.int64)
     d = tl.program_id(2).to(tl.int64)
     cols = tl.arange(0, C)
@@ -78,7 +78,7 @@ def _query_gradient(q_ptr, k_ptr, v_ptr, bias_ptr, gate_ptr, dout_ptr, dq_ptr, d
                     samples, a, heads, c, scale, softmax_scale,
                     Q: tl.constexpr, K: tl.constexpr, MARGIN: tl.constexpr, C: tl.constexpr):  # fmt: skip
     """Also of the gate and the ungated output, the rows' log-sum-exp and their sums delta, for the others."""
-    window, head = tl.program_id(0), tl.program_id(1) % heads
+    window, head = tl.program_id(0), (tl.program_id(1) % heads).to(tl.int64)
     batch = (tl.program_id(1) // heads).to(tl.int64)
     d = tl.program_id(2).to(tl.int64)
     cols = tl.arange(0, C)
@@ -112,7 +112,7 @@ def _bias_gradient(q_ptr, k_ptr, v_ptr, bias_ptr, draw_ptr, lse_ptr, delta_ptr, 
                    PART: tl.constexpr):  # fmt: skip
     """Of a part of one window's keys and one head, over a share of the samples."""
     window, start = tl.program_id(0) // (K // PART), tl.program_id(0) % (K // PART) * PART
-    head = tl.program_id(1) % heads
+    head = (tl.program_id(1) % heads).to(tl.int64)
     batch = (tl.program_id(1) // heads).to(tl.int64)
     share = tl.program_id(2).to(tl.int64)
     cols, at_q, at_k = tl.arange(0, C), tl.arange(0, Q), start + tl.arange(0, PART)
@@ -142,7 +142,7 @@ def _key_value_gradient(q_ptr, k_ptr, v_ptr, bias_ptr, draw_ptr, lse_ptr, delta_
                         softmax_scale, Q: tl.constexpr, K: tl.constexpr, MARGIN: tl.constexpr,
                         C: tl.constexpr):  # fmt: skip
     """Of a block of Q keys, one head and sample."""
-    block, head = tl.program_id(0), tl.program_id(1) % heads
+    block, head = tl.program_id(0), (tl.program_id(1) % heads).to(tl.int64)
     batch = (tl.program_id(1) // heads).to(tl.int64)
     d = tl.program_id(2).to(tl.int64)
     cols, at_q = tl.arange(0, C), tl.arange(0, Q)

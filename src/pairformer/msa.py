@@ -18,7 +18,7 @@ from foldwright.layers.norm import LayerNorm
 from foldwright.layers.stack import Stack
 from foldwright.layers.transition import Transition
 from foldwright.layers.widths import Widths
-from foldwright.pairformer.triangle import ROW, PairStack
+from foldwright.pairformer.triangle import ROW, PairStack, added
 from foldwright.randomness import random_bits
 from foldwright.vocabulary import N_RESTYPES
 
@@ -93,7 +93,7 @@ class MSABlock(nn.Module):
     def forward(
         self, m: Tensor, z: Tensor, row_mask: Tensor, token_mask: Tensor, key_bias: Tensor, seeds: Tensor
     ) -> tuple[Tensor, Tensor]:
-        z = z + self.outer_product_mean(m, row_mask)
+        z = added(z, self.outer_product_mean(m, row_mask))
         if self.averaging is not None and self.transition is not None:
             rate = self.dropout if self.training else 0.0
             m = self.ops.dropout_residual(m, self.averaging(m, z, key_bias), seeds[:, 0], rate, ROW)

@@ -5,6 +5,7 @@ share.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from foldwright.kernels import Ops
@@ -12,7 +13,13 @@ from foldwright.layers.linear import Linear
 from foldwright.layers.norm import LayerNorm
 from foldwright.layers.transition import Transition
 
+_PAIRS = 1 << 21  # whose queries, keys and values are there at once without gradient: 1,448 tokens' pairs
 ROW, COLUMN = 1, 2  # axis of z [B, N_i, N_j, C] along which a row-wise or column-wise dropout mask is shared
+
+
+def added(z: Tensor, update: Tensor) -> Tensor:
+    """z + update; without gradient in the memory of z, so that no caller's name keeps the old pairs alive."""
+    return z + update if torch.is_grad_enabled() else z.add_(update)
 
 
 class TriangleMultiplication(nn.Module):
@@ -64,12 +71,28 @@ class TriangleAttention(nn.Module):
         self.out = Linear(heads * c_head, c_z, init="zero")
 
     def forward(self, z: Tensor, mask_bias: Tensor) -> Tensor:
-        """mask_bias [B, 1, 1, N]: additive key mask of the tokens."""
-        z = self.norm(z.transpose(1, 2) if self.ending else z)
-        q, k, v = self.query_key_value(z).unflatten(-1, (3, self.heads, -1)).unbind(-3)
-        bias = self.bias(z).movedim(-1, 1) + mask_bias
-        out = self.out(self.ops.triangle_attention(q, k, v, bias, self.gate(z)))
+        """mask_bias [B, 1, 1, N]: additive key mask of the tokens.
+
+        Without gradient some rows at a time: whole targets, not crops, go through it then.
+        """
+        z = z.transpose(1, 2) if self.ending else z
+        rows = max(1, _PAIRS // (z.shape[0] * z.shape[2]))
+        if torch.is_grad_enabled() or rows >= z.shape[1]:
+            z = self.norm(z)
+            out = self._attend(z, self.bias(z).movedim(-1, 1) + mask_bias)
+        else:
+            portions = z.split(rows, dim=1)
+            bias = torch.cat([self.bias(self.norm(own)) for own in portions], dim=1).movedim(-1, 1)
+            bias = (bias + mask_bias).contiguous()
+            out = z.new_empty(z.shape)
+            for own, place in zip(portions, out.split(rows, dim=1), strict=True):
+                place.copy_(self._attend(self.norm(own), bias))
         return out.transpose(1, 2) if self.ending else out
+
+    def _attend(self, z: Tensor, bias: Tensor) -> Tensor:
+        """Of rows of the normalised pairs, [B, n, N, c_z]; bias [B, H, N, N] of all."""
+        q, k, v = self.query_key_value(z).unflatten(-1, (3, self.heads, -1)).unbind(-3)
+        return self.out(self.ops.triangle_attention(q, k, v, bias, self.gate(z)))
 
 
 class PairStack(nn.Module):
@@ -89,11 +112,16 @@ class PairStack(nn.Module):
         self.transition = Transition(c_z, expansion, ops)
 
     def forward(self, z: Tensor, token_mask: Tensor, mask_bias: Tensor, seeds: Tensor) -> Tensor:
-        """z [B, N, N, c_z]; seeds int64 [B, 4], one a dropout."""
+        """z [B, N, N, c_z], overwritten where there is no gradient; seeds int64 [B, 4], one a dropout."""
         rate = self.dropout if self.training else 0.0
-        add = self.ops.dropout_residual
+        add = self.ops.dropout_residual if rate else _added_whole
         z = add(z, self.triangle_multiplication_outgoing(z, token_mask), seeds[:, 0], rate, ROW)
         z = add(z, self.triangle_multiplication_incoming(z, token_mask), seeds[:, 1], rate, ROW)
         z = add(z, self.triangle_attention_starting(z, mask_bias), seeds[:, 2], rate, ROW)
         z = add(z, self.triangle_attention_ending(z, mask_bias), seeds[:, 3], rate, COLUMN)
-        return z + self.transition(z)
+        return added(z, self.transition(z))
+
+
+def _added_whole(z: Tensor, update: Tensor, _seed: Tensor, _rate: float, _axis: int) -> Tensor:
+    """`added`, in the place of the residual with dropout."""
+    return added(z, update)

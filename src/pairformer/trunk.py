@@ -24,6 +24,7 @@ from foldwright.pairformer.embedder import InputFeatureEmbedder
 from foldwright.pairformer.msa import MSAConfig, MSAModule
 from foldwright.pairformer.pairformer import PairformerConfig, PairformerStack
 from foldwright.pairformer.template import TemplateConfig, TemplateEmbedder
+from foldwright.pairformer.triangle import added
 from foldwright.randomness import key
 
 
@@ -87,8 +88,11 @@ class Trunk(nn.Module):
         seed: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """One pass over templates, MSA and Pairformer, starting from the recycled s and z."""
-        z = z_init + self.recycle_z(self.norm_z(z))
-        z = z + self.template(batch, z, key(seed, "template"))
+        recycled = self.recycle_z(self.norm_z(z))
+        # without gradient in the memory of the cycle before: at 5,000 tokens a pair tensor is 6 GiB
+        z = z_init + recycled if torch.is_grad_enabled() else torch.add(z_init, recycled, out=z)
+        del recycled
+        z = added(z, self.template(batch, z, key(seed, "template")))
         z = self.msa(batch, cycle, z, s_inputs, key(seed, "msa"))
         s = s_init + self.recycle_s(self.norm_s(s))
         return self.pairformer(s, z, batch.token_mask, key(seed, "pairformer"))

@@ -74,7 +74,8 @@ def test_the_figures_are_the_head_s_on_the_masked_complex(stage):
     batch, seeds = target_batch(target, SamplingConfig(cycles=1, templates=0), 1), torch.tensor([1])
     trunk = loaded.network.represent(batch, seeds)
     x = torch.from_numpy(np.random.default_rng(0).normal(scale=8, size=(batch.atom_mask.shape[1], 3))).float()
-    found = affinities(loaded.network, target, batch, trunk, x, PocketConfig(), seeds)
+    found, left_out = affinities(loaded.network, target, batch, trunk, x, PocketConfig(), seeds)
+    assert left_out == {}
     for chain, size in ((1, 9), (2, 9)):
         ligand = batch.asym_id == chain
         assert int(ligand.sum()) == size
@@ -88,3 +89,19 @@ def test_the_figures_are_the_head_s_on_the_masked_complex(stage):
         np.testing.assert_allclose(
             own.members_probability_binder, torch.sigmoid(expected.logit[:, 0]), atol=5e-3
         )
+
+
+def test_a_ligand_over_the_budget_is_named_in_the_scores_and_in_a_warning(stage, capsys):
+    """Twenty tokens hold no ligand of 32 heavy atoms; the other has its affinity."""
+    large = {"ligand": {"id": "T", "smiles": "C" * 32}}
+    job = {**JOB, "name": "large", "sequences": [*JOB["sequences"][:2], large]}
+    (stage / "large.json").write_text(json.dumps(job))
+    options = ["--samples=1", "--cycles=1", "--steps=1", "--kernels=reference", "--device=cpu"]
+    arguments = [str(stage / "large.json"), f"--checkpoint={stage / 'run'}", f"--out={stage / 'large'}"]
+    assert predict.main([*arguments, *options]) == 0
+    scores = json.loads((stage / "large" / "large" / "seed-1_sample-0.json").read_text())
+    assert scores["affinity"].keys() == {"L"}
+    assert scores["affinity_left_out"].keys() == {"T"}
+    assert "ligand of 32 tokens" in scores["affinity_left_out"]["T"]
+    shown = capsys.readouterr().out
+    assert "warning: large: chain T has no affinity: got a ligand of 32 tokens" in shown

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 from foldwright.data.ccd import DEFAULT_CACHE, Dictionary
+from foldwright.data.query import query_structure, with_definitions
+from foldwright.data.query_files import read_file
 from foldwright.data.sample import store_path
 from foldwright.data.sampler import SampleRequest, choose_dataset
 from foldwright.data.store import Store
 from foldwright.data.write_mmcif import write_structure
+from foldwright.evaluation.validity import component_geometry
 from foldwright.inference import distill, predict
 from foldwright.training.cli import train
 from foldwright.training.config import compose_config
@@ -121,6 +124,41 @@ def test_each_limit_refuses(predicted, tmp_path, capsys):
     capsys.readouterr()
     assert distill.main([str(folder), f"--out={out}", "--min-plddt=95"]) == 1
     assert "not one of 7 predictions is within the limits" in capsys.readouterr().err
+
+
+def test_ligands_outside_the_dictionary_come_along_or_are_named(predicted, tmp_path, dictionary, capsys):
+    """Two inputs whose own ligands have one code: enantiomers, kept apart; and one that nothing describes."""
+    for name, smiles in (("left", "C[C@H](O)c1ccccc1F"), ("right", "C[C@@H](O)c1ccccc1F")):
+        chains = [{"protein": {"id": "A", "sequence": "MKTAYIAKQRQISFVK"}}]
+        chains.append({"ligand": {"id": "L", "smiles": smiles}})
+        (tmp_path / f"{name}.json").write_text(json.dumps({"name": name, "sequences": chains}))
+        (query,) = read_file(tmp_path / f"{name}.json", dictionary)
+        own = with_definitions(query, dictionary)
+        s = query_structure(query, own)
+        x = np.random.default_rng(0).normal(size=(len(s.atom_name), 3)).astype(np.float32)
+        x[:, 0] += 3.8 * s.atom_residue
+        folder = predicted(name, chains=["A", "L"])
+        sure = np.full(len(x), 90.0, np.float32)
+        write_structure(s, x, folder / name / "seed-1_sample-0.cif", own, sure)
+    predicted("lost", chains=["A", "B", "C", "D", "X"])
+    limits = ["--max-clash-fraction=1", "--max-ca-gap=1e6", "--workers=1"]
+    out = tmp_path / "out"
+    assert distill.main([str(folder), f"--out={out}", *limits]) == 0
+    rows, store, hands = selection(out), Store(out / "store"), set()
+    for name in ("left", "right"):
+        code = rows[name]["own_ligands"]
+        assert "LIG_L" not in (out / "structures" / f"{name}.cif").read_text()
+        assert store.entry(name).structure.residue_component.tolist()[-1] == code
+        component = store.components[code]
+        assert sorted(component.atom_element.tolist()) == [6] * 8 + [8, 9]
+        assert component.conformer_source == "etkdg"
+        geometry = component_geometry(component)
+        hands.add(bool(geometry.volumes[0] > 0))
+    assert hands == {True, False}, "an enantiomer each"
+    assert rows["lost"]["dropped_ligands"] == "X"
+    shown = capsys.readouterr().out
+    assert "2 kept, in components.cif" in shown
+    assert "in 1 predictions, by chain: lost X" in shown
 
 
 def test_what_is_no_prediction(predicted, tmp_path, capsys):

@@ -17,6 +17,8 @@ from foldwright.inference import confidence
 from foldwright.kernels import KernelConfig, reference, select
 from foldwright.layers.attention import PairBias
 from foldwright.model import AlphaFold3, DistogramHead
+from foldwright.pairformer import template, triangle
+from foldwright.pairformer.triangle import PairStack, TriangleAttention
 from foldwright.training.config import compose_config
 
 N = 160
@@ -145,3 +147,68 @@ def test_rows_of_the_heads_are_rows_of_the_whole():
     torch.nn.init.normal_(head.linear.weight)
     z = torch.randn(2, 11, 11, 8)
     torch.testing.assert_close(head.rows(z, slice(3, 8)), head(z)[:, 3:8])
+
+
+@pytest.mark.parametrize("ending", [False, True])
+def test_triangle_attention_of_some_rows_at_a_time(ending, monkeypatch):
+    torch.manual_seed(0)
+    module = TriangleAttention(16, 2, 8, OPS, ending=ending)
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    z = torch.randn(2, 40, 40, 16)
+    mask_bias = torch.where(torch.arange(40) < 33, 0.0, -1e9).expand(2, 1, 1, 40)
+    expected = module(z, mask_bias).detach()
+    with counted(z) as whole, torch.no_grad():
+        module(z, mask_bias)
+    monkeypatch.setattr(triangle, "_PAIRS", 2 * 40 * 7)
+    with counted(z) as some:
+        found = module(z, mask_bias)
+    torch.testing.assert_close(found, expected)
+    assert some[0] < whole[0] / 2
+
+
+def test_pairs_are_overwritten_where_there_is_no_gradient_and_nowhere_else():
+    torch.manual_seed(0)
+    stack = PairStack(16, 2, 8, 2, 0.25, OPS).eval()
+    for parameter in stack.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    z, mask = torch.randn(1, 20, 20, 16), torch.ones(1, 20, dtype=torch.bool)
+    given, seeds, bias = z.clone(), torch.zeros(1, 4, dtype=torch.int64), torch.zeros(1, 1, 1, 20)
+    expected = stack(z, mask, bias, seeds).detach()
+    assert torch.equal(z, given)
+    with torch.no_grad():
+        found = stack(z, mask, bias, seeds)
+    torch.testing.assert_close(found, expected)
+    assert found.data_ptr() == z.data_ptr()
+
+
+def test_template_features_of_rows_are_rows_of_the_whole(network, monkeypatch):
+    batch = collate([synthetic_example(N, 4 * N, n_rows=2, n_templates=1)], {})
+    whole = template.template_pair_features(batch, 0)
+    torch.testing.assert_close(template.template_pair_features(batch, 0, slice(5, 9)), whole[:, 5:9])
+    module = network.trunk.template
+    expected = module._embed_pairs(batch, 0, torch.float32).detach()
+    monkeypatch.setattr(template, "_ROWS", 7)
+    with torch.no_grad():
+        torch.testing.assert_close(module._embed_pairs(batch, 0, torch.float32), expected)
+
+
+def test_peak_of_whole_targets_in_pair_tensors():
+    """Of the ops that a GPU takes, by their outputs alone; docs/evaluation.md says what a unit is."""
+    n = 2000
+    blocks = [f"model.{part}.blocks=1" for part in ("trunk.pairformer", "confidence.pairformer")]
+    config = compose_config(["model=base", *blocks]).model
+    batch = collate([synthetic_example(n, 18_016, n_rows=64, n_cycles=2, n_templates=1)], {}).to("meta")
+    with torch.device("meta"):
+        network = AlphaFold3(config, select(KernelConfig("auto"), "cuda")).eval()
+        seed, x = torch.zeros(1, dtype=torch.int64), torch.empty(1, 18_016, 3)
+        z = torch.empty(1, n, n, config.widths.pair, dtype=torch.bfloat16)
+    with counted(z) as trunk:
+        found = network.represent(batch, seed)
+    with counted(z) as conditioning:
+        network._condition(batch, found.s_inputs, found.s, found.z)
+    with counted(z) as judged:
+        network.judge(batch, found, x, seed)
+    assert trunk[0] < 7.0
+    assert conditioning[0] < 5.6
+    assert judged[0] < 6.0

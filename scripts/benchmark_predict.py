@@ -1,0 +1,7 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""What a prediction costs against its size; see foldwright.inference.benchmark."""
+
+from foldwright.inference.benchmark import main
+
+raise SystemExit(main())
