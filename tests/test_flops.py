@@ -9,7 +9,7 @@ from foldwright.data.synthetic import synthetic_example
 from foldwright.diffusion.module import DiffusionTransformerBlock
 from foldwright.flops import StepSizes, confidence_head, diffusion_block, pairformer_block, step_flops
 from foldwright.kernels import KernelConfig, select
-from foldwright.layers.attention import PairBias
+from foldwright.layers.attention import PairBiases
 from foldwright.model import ModelConfig
 from foldwright.pairformer.pairformer import PairformerBlock
 
@@ -39,7 +39,7 @@ def test_diffusion_block_executes_and_predicts_the_golden_flops(samples, golden)
     n = 128
     with torch.device("meta"):
         block = DiffusionTransformerBlock(768, 384, 16, 2, OPS)
-        pair_bias = PairBias(128, 16, OPS)
+        pair_bias = PairBiases(128, 16, OPS, blocks=1)
         a, s = torch.empty(1, samples, n, 768), torch.empty(1, samples, n, 384)
         z, mask = torch.empty(1, n, n, 128), torch.ones(1, n, dtype=torch.bool)
         assert counted(lambda: block(a, s, pair_bias(z, mask)[0])) == golden

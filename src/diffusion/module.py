@@ -16,7 +16,7 @@ from foldwright.diffusion.conditioning import DiffusionConditioning
 from foldwright.kernels import Ops
 from foldwright.layers.atom_encoder import AtomAttentionDecoder, AtomAttentionEncoder, AtomConditioning
 from foldwright.layers.atom_transformer import AtomTransformerConfig
-from foldwright.layers.attention import ConditionedAttentionPairBias, PairBias
+from foldwright.layers.attention import ConditionedAttentionPairBias, PairBiases
 from foldwright.layers.linear import Linear
 from foldwright.layers.norm import LayerNorm
 from foldwright.layers.stack import Stack
@@ -66,7 +66,7 @@ class DiffusionTransformer(Stack):
             DiffusionTransformerBlock(widths.token, widths.single, config.heads, config.expansion, ops)
             for _ in range(config.blocks)
         )
-        self.pair_bias = PairBias(widths.pair, config.heads, ops, blocks=config.blocks)
+        self.pair_bias = PairBiases(widths.pair, config.heads, ops, blocks=config.blocks)
 
     def forward(self, a: Tensor, s: Tensor, biases: list[Tensor]) -> Tensor:
         for index in range(len(self)):

@@ -10,6 +10,7 @@ c channels; `...` any leading axes. Activations keep their dtype; statistics and
 | adaptive_layer_norm(a, s, ...) | σ(W_g ŝ + b_g) ⊙ LN(a) + W_b ŝ, ŝ = LN(s)·w (Algorithm 26) | diffusion, atom blocks |
 | gated_residual(x, update, gate) | x + σ(gate) ⊙ update, gate shared over D (Algorithms 24, 25) | diffusion, atom blocks |
 | swiglu(h) | swish(h₁) ⊙ h₂ (Algorithm 25) | conditioned transitions |
+| pair_bias(z, ..., key_bias) | W LN(z), heads first, key mask added (Algorithms 10, 14, 24) | every pair attention |
 | transition(x, ...) | W_o (swish(W_a LN x) ⊙ W_b LN x) (Algorithm 11) | every transition without conditioning |
 | triangle_multiplication(z, mask, ..., outgoing) | Algorithms 12 and 13, whole module | pair stacks |
 | triangle_attention(q, k, v, bias, gate) | softmax_k(q_ij·k_ik/√c + b_jk) v_ik ⊙ σ(g_ij) (Algorithm 14) | pair stacks |

@@ -31,6 +31,7 @@ from foldwright.kernels import (
     triton_gates,
     triton_layer_norm,
     triton_outer_product_mean,
+    triton_pair_bias,
     triton_pair_weighted_average,
     triton_smooth_lddt,
     triton_transition,
@@ -126,6 +127,8 @@ def _calls() -> list[Callable[[], Any]]:
     x, flags = torch.empty(1, 8, _N, 3), torch.ones(1, _N, dtype=torch.bool)
     return [
         lambda: _layer_norm(z),
+        lambda: _pair_bias(_C, 4),
+        lambda: _pair_bias(_WIDE, 16),
         lambda: _transition(_C),
         lambda: _transition(_WIDE),
         lambda: _triangle_multiplication(_C),
@@ -152,6 +155,13 @@ def _layer_norm(z: Tensor) -> None:
     w = torch.empty(z.shape[-1])
     _, mean, rstd = triton_layer_norm._layer_norm(z, w, w, 1e-5)
     triton_layer_norm._layer_norm_backward(z, z, w, mean, rstd)
+
+
+def _pair_bias(c: int, heads: int) -> None:
+    z, w = torch.empty(1, _N, _N, c, dtype=torch.bfloat16), torch.empty(c)
+    weight, key_bias = torch.empty(heads, c), z.new_empty(1, 1, 1, _N)
+    bias = triton_pair_bias._forward(z, w, w, weight, key_bias)
+    triton_pair_bias._backward(bias, z, w, w, weight)
 
 
 def _transition(c: int) -> None:

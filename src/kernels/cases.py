@@ -118,6 +118,13 @@ def _swiglu(draw: Draw, s: Sizes) -> list[Any]:
     return [draw.narrow(1, s.samples, s.tokens, 4 * s.token)]
 
 
+def _pair_bias(draw: Draw, s: Sizes) -> list[Any]:
+    norm = [draw.wide(s.pair), draw.wide(s.pair)]
+    key_bias = -1e9 * ~draw.mask(1, 1, 1, s.tokens)
+    z = draw.narrow(1, s.tokens, s.tokens, s.pair)
+    return [z, *norm, draw.weight(s.pair_heads, s.pair), key_bias.to(draw.dtype)]
+
+
 def _transition(draw: Draw, s: Sizes) -> list[Any]:
     weights = [draw.weight(8 * s.pair, s.pair), draw.weight(s.pair, 4 * s.pair)]
     return [draw.narrow(1, s.tokens, s.tokens, s.pair), draw.wide(s.pair), draw.wide(s.pair), *weights]
@@ -187,6 +194,7 @@ CASES: tuple[Case, ...] = (
     Case("adaptive_layer_norm", _adaptive_layer_norm),
     Case("gated_residual", _gated_residual),
     Case("swiglu", _swiglu),
+    Case("pair_bias", _pair_bias, constant=(4,)),
     Case("transition", _transition),
     Case("triangle_multiplication", _triangle_multiplication),
     Case("triangle_attention", _triangle_attention),

@@ -165,6 +165,15 @@ def outer_product_mean(a: Tensor, b: Tensor, mask: Tensor, weight: Tensor, bias:
     return z
 
 
+@register("pair_bias", "reference")
+def pair_bias(z: Tensor, norm_w: Tensor, norm_b: Tensor, weight: Tensor, key_bias: Tensor) -> Tensor:
+    """LinearNoBias(LN(z)), heads first, and the key mask: the bias map of AF3 Algorithms 10, 14 and 24.
+
+    z [B, ..., Q, K, c], weight [H, c], key_bias [B, ..., 1, 1, K]; returns [B, ..., H, Q, K].
+    """
+    return linear(layer_norm(z, norm_w, norm_b), weight).movedim(-1, -3) + key_bias
+
+
 @register("pair_weighted_average", "reference")
 def pair_weighted_average(v: Tensor, logits: Tensor, gate: Tensor) -> Tensor:
     """AF3 Algorithm 10, core. v [B, M, N, H, c]; logits [B, H, N, N], key mask folded in; gate [B, M, N, H

@@ -44,6 +44,7 @@ class Ops:
     adaptive_layer_norm: Callable[..., torch.Tensor]
     gated_residual: Callable[..., torch.Tensor]
     swiglu: Callable[..., torch.Tensor]
+    pair_bias: Callable[..., torch.Tensor]
     transition: Callable[..., torch.Tensor]
     triangle_multiplication: Callable[..., torch.Tensor]
     triangle_attention: Callable[..., torch.Tensor]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from foldwright.kernels import Ops
-from foldwright.layers.attention import PairBias
+from foldwright.layers.attention import PairBiases
 from foldwright.layers.linear import Linear
 from foldwright.layers.norm import AdaLN
 from foldwright.layers.stack import Stack
@@ -73,7 +73,7 @@ class AtomTransformer(Stack):
 
     def __init__(self, config: AtomTransformerConfig, widths: Widths, ops: Ops) -> None:
         super().__init__(AtomTransformerBlock(config, widths.atom, ops) for _ in range(config.blocks))
-        self.pair_bias = PairBias(widths.atom_pair, config.heads, ops, blocks=config.blocks)
+        self.pair_bias = PairBiases(widths.atom_pair, config.heads, ops, blocks=config.blocks)
 
     def forward(self, q: Tensor, c: Tensor, biases: list[Tensor]) -> Tensor:
         """q [B, D, A, c_atom], c [B, 1 or D, A, c_atom], biases: one [B, W, H, 32, 128] a block."""

@@ -19,24 +19,42 @@ def mask_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class PairBias(nn.Module):
-    """Bias maps of one or several attention blocks from one pair tensor: LinearNoBias(LN(z)) a block.
+    """The bias map of one attention block, LinearNoBias(LN(z))."""
 
-    z is normalised once; each block's LN scale (and offset) is folded into its projection, so all maps come
-    from one product. The same numbers as one LN and one projection a block.
+    def __init__(self, c_z: int, heads: int, ops: Ops) -> None:
+        super().__init__()
+        self.ops = ops
+        self.scale = nn.Parameter(torch.empty(1, c_z))  # of LN; a row a block, as in PairBiases
+        self.offset = nn.Parameter(torch.empty(1, c_z))
+        self.weight = nn.Parameter(torch.empty(heads, c_z))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.scale)
+        nn.init.zeros_(self.offset)
+        initialise(self.weight, "default")
+
+    def forward(self, z: Tensor, key_bias: Tensor) -> Tensor:
+        """z [B, N, N, c_z], key_bias [B, 1, 1, N] -> [B, H, N, N] in the dtype of z."""
+        return self.ops.pair_bias(z, self.scale[0], self.offset[0], self.weight, key_bias)
+
+
+class PairBiases(nn.Module):
+    """Bias maps of several attention blocks from one pair tensor: LinearNoBias(LN(z)) a block.
+
+    z is normalised once; each block's LN scale is folded into its projection, so all maps come from one
+    product. The same numbers as one LN without offset and one projection a block.
     """
 
-    def __init__(self, c_z: int, heads: int, ops: Ops, *, blocks: int = 1, offset: bool = False) -> None:
+    def __init__(self, c_z: int, heads: int, ops: Ops, *, blocks: int) -> None:
         super().__init__()
         self.ops, self.heads, self.blocks = ops, heads, blocks
-        self.scale = nn.Parameter(torch.ones(blocks, c_z))
-        self.offset = nn.Parameter(torch.zeros(blocks, c_z)) if offset else None
+        self.scale = nn.Parameter(torch.empty(blocks, c_z))
         self.weight = nn.Parameter(torch.empty(blocks * heads, c_z))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         nn.init.ones_(self.scale)
-        if self.offset is not None:
-            nn.init.zeros_(self.offset)
         initialise(self.weight, "default")
 
     def forward(self, z: Tensor, key_mask: Tensor) -> list[Tensor]:
@@ -45,7 +63,6 @@ class PairBias(nn.Module):
         """
         weight = self.weight.unflatten(0, (self.blocks, self.heads))
         folded = (weight * self.scale[:, None]).to(z.dtype)
-        offset = None if self.offset is None else (weight * self.offset[:, None]).sum(-1).to(z.dtype)
         normed, mask = self.ops.layer_norm(z, None, None), mask_bias(key_mask, z.dtype)
         # without gradient a block at a time: of whole targets all maps, twice over, are too much
         step = self.blocks if torch.is_grad_enabled() else 1
@@ -53,8 +70,6 @@ class PairBias(nn.Module):
         for start in range(0, self.blocks, step):
             own = slice(start, start + step)
             bias = torch.nn.functional.linear(normed, folded[own].flatten(0, 1))
-            if offset is not None:
-                bias = bias + offset[own].flatten()
             several = bias.movedim(-1, -3).unflatten(-3, (step, self.heads)) + mask[..., None, :, :, :]
             maps += [bias_map.contiguous() for bias_map in several.unbind(-4)]
         return maps

@@ -68,7 +68,8 @@ class MSAPairWeightedAveraging(nn.Module):
     def forward(self, m: Tensor, z: Tensor, key_bias: Tensor) -> Tensor:
         m = self.norm_m(m)
         v = self.value(m).unflatten(-1, (self.heads, -1))
-        logits = self.weight(self.norm_z(z)).movedim(-1, 1) + key_bias
+        norm = self.norm_z
+        logits = self.ops.pair_bias(z, norm.weight, norm.bias, self.weight.weight, key_bias)
         return self.out(self.ops.pair_weighted_average(v, logits, self.gate(m)))
 
 

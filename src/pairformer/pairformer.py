@@ -36,7 +36,7 @@ class PairformerBlock(nn.Module):
         self.pair_stack = PairStack(
             c_z, config.pair_heads, c_z // config.pair_heads, config.expansion, config.dropout, ops
         )
-        self.pair_bias = PairBias(c_z, config.single_heads, ops, offset=True)
+        self.pair_bias = PairBias(c_z, config.single_heads, ops)
         self.attention = AttentionPairBias(c_s, config.single_heads, ops)
         self.transition = Transition(c_s, config.expansion, ops)
 
@@ -45,8 +45,7 @@ class PairformerBlock(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """s [B, N, c_s], z [B, N, N, c_z], token_mask [B, N], key_bias [B, 1, 1, N], seeds int64 [B, 4]."""
         z = self.pair_stack(z, token_mask, key_bias, seeds)
-        (bias,) = self.pair_bias(z, token_mask)
-        s = s + self.attention(s[:, None], bias)[:, 0]
+        s = s + self.attention(s[:, None], self.pair_bias(z, key_bias))[:, 0]
         return s + self.transition(s), z
 
 

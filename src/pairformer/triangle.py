@@ -77,15 +77,12 @@ class TriangleAttention(nn.Module):
         """
         z = z.transpose(1, 2) if self.ending else z
         rows = max(1, _PAIRS // (z.shape[0] * z.shape[2]))
+        bias = self.ops.pair_bias(z, self.norm.weight, self.norm.bias, self.bias.weight, mask_bias)
         if torch.is_grad_enabled() or rows >= z.shape[1]:
-            z = self.norm(z)
-            out = self._attend(z, self.bias(z).movedim(-1, 1) + mask_bias)
+            out = self._attend(self.norm(z), bias)
         else:
-            portions = z.split(rows, dim=1)
-            bias = torch.cat([self.bias(self.norm(own)) for own in portions], dim=1).movedim(-1, 1)
-            bias = (bias + mask_bias).contiguous()
             out = z.new_empty(z.shape)
-            for own, place in zip(portions, out.split(rows, dim=1), strict=True):
+            for own, place in zip(z.split(rows, dim=1), out.split(rows, dim=1), strict=True):
                 place.copy_(self._attend(self.norm(own), bias))
         return out.transpose(1, 2) if self.ending else out
 

@@ -24,7 +24,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "attention with shared bias": ("triangle_attention", "attention_pair_bias"),
     "triangle multiplication": ("triangle_multiplication",),
     "transition": ("transition",),
-    "LayerNorm": ("layer_norm",),
+    "LayerNorm": ("layer_norm", "pair_bias"),
     "dropout + residual": ("dropout_residual",),
     "adaptive LayerNorm": ("adaptive_layer_norm",),
     "gates": ("gated_residual", "swiglu"),

@@ -15,7 +15,7 @@ from foldwright.data.synthetic import synthetic_example
 from foldwright.diffusion import conditioning
 from foldwright.inference import confidence
 from foldwright.kernels import KernelConfig, reference, select
-from foldwright.layers.attention import PairBias
+from foldwright.layers.attention import PairBiases
 from foldwright.model import AlphaFold3, DistogramHead
 from foldwright.pairformer import template, triangle
 from foldwright.pairformer.triangle import PairStack, TriangleAttention
@@ -101,8 +101,7 @@ def test_scores_of_pairs_without_the_logits_of_all_pairs(network, small_portions
 
 def test_bias_maps_of_all_blocks_are_made_a_block_at_a_time():
     torch.manual_seed(0)
-    module, mask = PairBias(16, 4, OPS, blocks=24, offset=True), torch.arange(N)[None] < N - 9
-    torch.nn.init.normal_(module.offset)
+    module, mask = PairBiases(16, 4, OPS, blocks=24), torch.arange(N)[None] < N - 9
     z = torch.randn(1, N, N, 16)
     expected = module(z, mask)
     maps = torch.stack([one.detach() for one in expected])

@@ -28,6 +28,7 @@ from foldwright.kernels import (
     triton_gates,
     triton_layer_norm,
     triton_outer_product_mean,
+    triton_pair_bias,
     triton_pair_weighted_average,
     triton_smooth_lddt,
     triton_transition,
@@ -159,6 +160,12 @@ def layer_norm(z):
     triton_layer_norm._layer_norm_backward._init_fn(y, z, *weights((128,)), mean, rstd)
 
 
+def pair_bias(z):
+    parameters = weights((128,), (128,), (16, 128))
+    bias = triton_pair_bias._forward._init_fn(z, *parameters, meta(1, 1, 1, N))
+    triton_pair_bias._backward._init_fn(bias, z, *parameters)
+
+
 def outer_product_mean():
     """Twice the alignment rows that AF3 ever takes."""
     a, b = meta(1, 32_768, N, 32), meta(1, 32_768, N, 32)
@@ -211,6 +218,8 @@ def smooth_lddt():
 KERNELS = {
     "layer_norm": lambda: layer_norm(pairs()),
     "layer_norm, transposed": lambda: layer_norm(pairs().transpose(1, 2)),
+    "pair_bias": lambda: pair_bias(pairs()),
+    "pair_bias, transposed": lambda: pair_bias(pairs().transpose(1, 2)),
     "transition": lambda: transition(128),
     "wide_transition": lambda: transition(512),
     "triangle_multiplication": lambda: triangle(128),

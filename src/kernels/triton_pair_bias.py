@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bias map of an attention from its pairs: LayerNorm, projection to the heads and key mask in one pass.
+
+z is read once; neither LN(z) nor a map with the heads last is ever written. The backward pass normalises z
+again, sums partial gradients of the parameters a program in registers and adds them in a fixed order.
+Transposed pairs are read as they lie, and their gradient lies alike.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from foldwright.kernels import reference
+from foldwright.kernels.casts import cast
+from foldwright.kernels.launch import needs_triton, next_power_of_two
+from foldwright.kernels.registry import register
+from foldwright.kernels.triton_norm import affine_norm, norm_backward
+
+MAX_CHANNELS = 512
+_EPS = 1e-5
+_ELEMENTS, _ELEMENTS_BACKWARD = 8192, 4096  # of a tile: pairs x channels
+_PROGRAMS = 528  # of the backward pass, each with partial gradients of the parameters
+
+
+@triton.jit
+def _heads_weight(w_ptr, heads, c, HEADS: tl.constexpr, C: tl.constexpr):
+    at_h, at_c = tl.arange(0, HEADS), tl.arange(0, C)
+    inside = (at_h < heads)[:, None] & (at_c < c)[None, :]
+    return tl.load(w_ptr + at_h[:, None] * c + at_c[None, :], mask=inside, other=0.0)
+
+
+@triton.jit
+def _pairs(z_ptr, batch, pairs, n_j, size, c, s_b, s_i, s_j, C: tl.constexpr):
+    """A tile of pairs (i, j), one after another, of z with any strides; and where it lies."""
+    at_c = tl.arange(0, C)
+    place = batch * s_b + (pairs // n_j).to(tl.int64) * s_i + (pairs % n_j).to(tl.int64) * s_j
+    at = place[:, None] + at_c[None, :]
+    inside = (pairs < size)[:, None] & (at_c < c)[None, :]
+    return tl.load(z_ptr + at, mask=inside, other=0.0).to(tl.float32), at, inside
+
+
+@triton.jit
+def _pair_bias(z_ptr, nw_ptr, nb_ptr, w_ptr, key_ptr, out_ptr, n_j, size, heads, c, s_b, s_i, s_j, eps,
+               ROWS: tl.constexpr, HEADS: tl.constexpr, C: tl.constexpr):  # fmt: skip
+    batch = tl.program_id(1).to(tl.int64)
+    pairs = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    z, _, _ = _pairs(z_ptr, batch, pairs, n_j, size, c, s_b, s_i, s_j, C)
+    x, _, _, _ = affine_norm(z, nw_ptr, nb_ptr, tl.arange(0, C), c, eps)
+    w = _heads_weight(w_ptr, heads, c, HEADS, C)
+    logits = tl.dot(x.to(w.dtype), tl.trans(w), input_precision="ieee")
+    key = tl.load(key_ptr + batch * n_j + pairs % n_j, mask=pairs < size, other=0.0).to(tl.float32)
+    at_h = tl.arange(0, HEADS)
+    at = (batch * heads + at_h[None, :]) * size + pairs[:, None]
+    inside = (pairs < size)[:, None] & (at_h < heads)[None, :]
+    tl.store(out_ptr + at, (logits + key[:, None]).to(out_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _pair_bias_backward(d_ptr, z_ptr, nw_ptr, nb_ptr, w_ptr, dz_ptr, dnw_ptr, dnb_ptr, dw_ptr,
+                        n_j, size, heads, c, tiles, s_b, s_i, s_j, eps,
+                        ROWS: tl.constexpr, HEADS: tl.constexpr, C: tl.constexpr):  # fmt: skip
+    batch = tl.program_id(1).to(tl.int64)
+    at_c, at_h = tl.arange(0, C), tl.arange(0, HEADS)
+    w = _heads_weight(w_ptr, heads, c, HEADS, C)
+    dnw, dnb = tl.zeros([C], tl.float32), tl.zeros([C], tl.float32)
+    dw = tl.zeros([HEADS, C], tl.float32)
+    for number in range(0, tiles):
+        pairs = (tl.program_id(0) * tiles + number) * ROWS + tl.arange(0, ROWS)
+        z, at, inside = _pairs(z_ptr, batch, pairs, n_j, size, c, s_b, s_i, s_j, C)
+        x, hat, rstd, norm_w = affine_norm(z, nw_ptr, nb_ptr, at_c, c, eps)
+        from_d = (batch * heads + at_h[None, :]) * size + pairs[:, None]
+        inside_d = (pairs < size)[:, None] & (at_h < heads)[None, :]
+        d = tl.load(d_ptr + from_d, mask=inside_d, other=0.0).to(w.dtype)
+        dx = tl.dot(d, w, input_precision="ieee")
+        dw = tl.dot(tl.trans(d), x.to(w.dtype), dw, input_precision="ieee")
+        dnw += tl.sum(dx * hat, 0)
+        dnb += tl.sum(dx, 0)
+        dz = norm_backward(dx, hat, rstd, norm_w, c)
+        tl.store(dz_ptr + at, dz.to(dz_ptr.dtype.element_ty), mask=inside)
+    program = batch * tl.num_programs(0) + tl.program_id(0)
+    tl.store(dnw_ptr + program * c + at_c, dnw, mask=at_c < c)
+    tl.store(dnb_ptr + program * c + at_c, dnb, mask=at_c < c)
+    inside = (at_h < heads)[:, None] & (at_c < c)[None, :]
+    tl.store(dw_ptr + (program * heads + at_h[:, None]) * c + at_c[None, :], dw, mask=inside)
+
+
+def _sizes(z: Tensor, heads: int, elements: int) -> dict[str, int]:
+    width = max(16, next_power_of_two(z.shape[-1]))
+    heads = max(16, next_power_of_two(heads))
+    rows = max(16, elements // width)
+    return {"ROWS": rows, "HEADS": heads, "C": width, "num_warps": 8 if width > 256 else 4}
+
+
+def _dense(z: Tensor) -> Tensor:
+    """z, copied unless its channels are contiguous and it has neither gaps nor overlap."""
+    same = z.stride(3) == 1 and torch.empty_like(z, device="meta").stride() == z.stride()
+    return z if same else z.contiguous()
+
+
+@torch.library.custom_op("foldwright::pair_bias", mutates_args=())
+def _forward(z: Tensor, norm_w: Tensor, norm_b: Tensor, weight: Tensor, key_bias: Tensor) -> Tensor:
+    z = _dense(z)
+    b, n_i, n_j, c = z.shape
+    heads, sizes = weight.shape[0], _sizes(z, weight.shape[0], _ELEMENTS)
+    out = z.new_empty(b, heads, n_i, n_j)
+    key_bias = key_bias.expand(b, 1, 1, n_j).contiguous()
+    _pair_bias[(triton.cdiv(n_i * n_j, sizes["ROWS"]), b)](
+        z, norm_w, norm_b, cast(weight, z.dtype).contiguous(), key_bias, out, n_j,
+        n_i * n_j, heads, c, *z.stride()[:3], _EPS, **sizes,
+    )  # fmt: skip
+    return out
+
+
+@_forward.register_fake
+def _(z: Tensor, norm_w: Tensor, norm_b: Tensor, weight: Tensor, key_bias: Tensor) -> Tensor:
+    return z.new_empty(z.shape[0], weight.shape[0], z.shape[1], z.shape[2])
+
+
+@torch.library.custom_op("foldwright::pair_bias_backward", mutates_args=())
+def _backward(
+    d: Tensor, z: Tensor, norm_w: Tensor, norm_b: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    z, d = _dense(z), d.contiguous()
+    b, n_i, n_j, c = z.shape
+    heads, sizes = weight.shape[0], _sizes(z, weight.shape[0], _ELEMENTS_BACKWARD)
+    all_tiles = triton.cdiv(n_i * n_j, sizes["ROWS"])
+    tiles = triton.cdiv(all_tiles, _PROGRAMS)
+    programs = triton.cdiv(all_tiles, tiles)
+    dz = torch.empty_like(z)
+    d_norm_w, d_norm_b = (z.new_empty(b * programs, c, dtype=torch.float32) for _ in range(2))
+    dw = z.new_empty(b * programs, heads, c, dtype=torch.float32)
+    _pair_bias_backward[(programs, b)](
+        d, z, norm_w, norm_b, cast(weight, z.dtype).contiguous(), dz, d_norm_w, d_norm_b, dw,
+        n_j, n_i * n_j, heads, c, tiles, *z.stride()[:3], _EPS, **sizes,
+    )  # fmt: skip
+    sums = (partial.sum(0) for partial in (d_norm_w, d_norm_b, dw))
+    parameters = (norm_w, norm_b, weight)
+    d_norm_w, d_norm_b, dw = (x.to(p.dtype) for x, p in zip(sums, parameters, strict=True))
+    return dz, d_norm_w, d_norm_b, dw
+
+
+@_backward.register_fake
+def _(
+    d: Tensor, z: Tensor, norm_w: Tensor, norm_b: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return torch.empty_like(z), torch.empty_like(norm_w), torch.empty_like(norm_b), torch.empty_like(weight)
+
+
+def _setup(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs[:4])
+
+
+def _gradient(ctx, d):
+    return *_backward(d, *ctx.saved_tensors), None
+
+
+torch.library.register_autograd("foldwright::pair_bias", _gradient, setup_context=_setup)
+
+
+@register("pair_bias", "triton", supports=needs_triton, preference=2)
+def pair_bias(z: Tensor, norm_w: Tensor, norm_b: Tensor, weight: Tensor, key_bias: Tensor) -> Tensor:
+    """See kernels.reference.pair_bias. Maps of atom windows (five axes) and wide pairs take the reference."""
+    if z.dim() != 4 or z.shape[-1] > MAX_CHANNELS:
+        return reference.pair_bias(z, norm_w, norm_b, weight, key_bias)
+    return _forward(z, norm_w, norm_b, weight, key_bias)
