@@ -36,7 +36,7 @@ SMALL = [
 
 # two tasks on this machine, with what Slurm says to each; their process ids where scancel finds them
 SRUN = """#!/bin/bash
-shift
+while [[ $1 == -* ]]; do shift; done
 for task in 0 1; do
     SLURM_PROCID=$task SLURM_LOCALID=$task SLURM_NODEID=0 "$@" & echo $! >> {folder}/tasks
 done
@@ -50,7 +50,10 @@ kill -TERM $(cat {folder}/tasks)
 """
 SCONTROL = """#!/bin/bash
 echo "scontrol $@" >> {folder}/calls
+if [[ $1 == show ]]; then cat {folder}/job; fi
 """
+# as of Slurm 22.05; the second time is that of a preemption, or None
+JOB = "   StartTime=2026-11-21T17:29:57 EndTime=Unknown\n   PreemptEligibleTime=2026 PreemptTime={}\n"
 
 
 @pytest.fixture
@@ -67,8 +70,10 @@ def slurm(tmp_path):
         "SLURM_NNODES": "1",
         "SLURM_NTASKS": "2",
         "SLURM_NTASKS_PER_NODE": "2",
+        "SLURM_CPUS_PER_TASK": "1",
         "SLURM_NODELIST": "localhost",
     }
+    (tmp_path / "job").write_text(JOB.format("None"))
     path = f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     return os.environ | job | {"PATH": path}
 
@@ -110,7 +115,26 @@ def test_a_job_at_its_end_saves_is_requeued_and_resumes(slurm, tmp_path):
     assert job.returncode == 0, output
     assert f"resuming at step {step}" in output
     assert "2 x CPU (ddp" in output
-    assert len((tmp_path / "calls").read_text().splitlines()) == 2, "a finished job must not be requeued"
+    assert (tmp_path / "calls").read_text().count("requeue") == 1, "a finished job must not be requeued"
+
+
+@pytest.mark.parametrize(
+    ("code", "preempted", "requeued"),
+    [
+        (0, "2026-11-21T17:30:02", True),  # saved within the partition's GraceTime
+        (143, "2026-11-21T17:29:57", True),  # ended by the TERM while it started
+        (0, "None", False),  # finished
+        (0, "2026-11-21T17:20:00", False),  # preempted in an earlier leg, finished in this one
+        (1, "2026-11-21T17:30:02", False),  # failed
+        (137, "None", False),  # a task was killed
+    ],
+)
+def test_a_preempted_job_is_requeued(slurm, tmp_path, code, preempted, requeued):
+    (tmp_path / "srun").write_text(f"#!/bin/bash\nexit {code}\n")
+    (tmp_path / "job").write_text(JOB.format(preempted))
+    assert subprocess.run(["bash", str(SCRIPT)], cwd=ROOT, env=slurm, check=False).returncode == code
+    calls = tmp_path / "calls"
+    assert ("scontrol requeue" in (calls.read_text() if calls.exists() else "")) == requeued
 
 
 def test_the_script_parses_and_fails_with_its_tasks(slurm, tmp_path):

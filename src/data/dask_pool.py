@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,7 +64,9 @@ def run_on_dask(
             future.release()
 
 
-def _client(where: str) -> Any:
+@contextmanager
+def _client(where: str) -> Iterator[Any]:
+    """A client of the cluster, which is taken down again if it was started here."""
     try:
         import distributed
     except ImportError as error:
@@ -71,20 +74,43 @@ def _client(where: str) -> Any:
             "--dask: dask.distributed is not installed; install it with `pip install foldwright[dask]`"
         ) from error
     if where.startswith("ssh:"):
-        hosts = [host for host in where.removeprefix("ssh:").split(",") if host]
-        if not hosts:
-            raise ValueError(f"--dask: got {where!r}, expected ssh:HOST,HOST,...")
-        return distributed.Client(distributed.SSHCluster([hosts[0], *hosts]))
+        with _ssh_cluster(where) as cluster, distributed.Client(cluster) as client:
+            yield client
+        return
+    if not Path(where).is_file() and "://" not in where:
+        raise ValueError(
+            f"--dask: got {where!r}, expected tcp://HOST:PORT, a scheduler file or ssh:HOST,HOST,..."
+        )
     try:
-        if Path(where).is_file():
-            return distributed.Client(scheduler_file=where)
-        if "://" in where:
-            return distributed.Client(where)
+        client = (
+            distributed.Client(scheduler_file=where) if Path(where).is_file() else distributed.Client(where)
+        )
     except OSError as error:
         raise ValueError(f"--dask: no scheduler answers at {where} ({error})") from error
-    raise ValueError(
-        f"--dask: got {where!r}, expected tcp://HOST:PORT, a scheduler file or ssh:HOST,HOST,..."
-    )
+    with client:
+        yield client
+
+
+def _ssh_cluster(where: str) -> Any:
+    """A scheduler on the first host and a worker of as many threads as CPUs on each; hosts may repeat."""
+    hosts = [host for host in where.removeprefix("ssh:").split(",") if host]
+    if not hosts:
+        raise ValueError(f"--dask: got {where!r}, expected ssh:HOST,HOST,...")
+    try:
+        import asyncssh
+        import distributed
+    except ImportError as error:
+        raise ValueError(
+            "--dask: ssh needs asyncssh; install it with `pip install foldwright[dask]`"
+        ) from error
+    try:
+        return distributed.SSHCluster([hosts[0], *hosts])
+    except (OSError, RuntimeError, asyncssh.Error) as error:  # Dask wraps what failed on a host
+        cause = error.__cause__ or error
+        raise ValueError(
+            f"--dask: no cluster on {', '.join(dict.fromkeys(hosts))}: {cause}; `ssh HOST python` must work "
+            "without a password, see ~/.ssh/config"
+        ) from error
 
 
 def _run_batch(

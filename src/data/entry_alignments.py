@@ -137,19 +137,17 @@ def for_entities(
 ) -> dict[int, Value]:
     """What `read` makes of the first file of every entity; a file names a chain and serves all its copies.
 
-    A file without a chain's name is for the entities that `read` takes it for. A file of no chain, one that
-    `read` refuses with ValueError, and one it has no use for (None) are noted.
+    A file without a chain's name, or of a chain that the filters dropped, is for the entities left that
+    `read` takes it for. A file of no chain, one that `read` refuses with ValueError, and one it has no use
+    for (None) are noted.
     """
     values: dict[int, Value] = {}
-    for name, path in files:
-        if not name:
-            _offer(structure, path, kind, read, values, notes)
+    names = structure.chain_name.tolist()
+    for name, path in sorted(files, key=lambda file: file[0] not in names):
+        if name not in names:
+            _offer(structure, name, path, kind, read, values, notes)
             continue
         chains = np.flatnonzero(structure.chain_name == name)
-        if len(chains) == 0:
-            detail = f"{path.name}: there is no chain {name!r} after the filters"
-            notes.append(Note(f"{kind}_without_chain", detail))
-            continue
         entity = int(structure.chain_entity[chains[0]])
         if entity in values:
             continue
@@ -171,6 +169,7 @@ def for_entities(
 
 def _offer(
     structure: Structure,
+    name: str,
     path: Path,
     kind: str,
     read: Callable[[int, Path], Value | None],
@@ -179,7 +178,7 @@ def _offer(
 ) -> None:
     """Give a file to the entities that have none and that `read` takes it for; note it if there are none."""
     refusal, taken = "", False
-    for chain in np.flatnonzero((structure.chain_sym == 0) & (structure.chain_type == MoleculeType.PROTEIN)):
+    for chain in np.flatnonzero((structure.chain_sym == 0) & np.isin(structure.chain_type, _ALIGNED)):
         entity = int(structure.chain_entity[chain])
         if entity in values:
             continue
@@ -188,10 +187,14 @@ def _offer(
         except ValueError as error:
             refusal = str(error)
             continue
-        taken = True
         if value is not None:
             values[entity] = value
-    if not taken and refusal:
+        # no use for an RNA is no fit: templates are of proteins
+        taken |= value is not None or structure.chain_type[chain] == MoleculeType.PROTEIN
+    if name and not taken:
+        detail = f"{path.name}: there is no chain {name!r} after the filters, and none else that it fits"
+        notes.append(Note(f"{kind}_without_chain", detail))
+    elif refusal and not taken:
         notes.append(Note(f"{kind}_mismatch", f"{path.name}: it fits no chain; of the last: {refusal}"))
 
 

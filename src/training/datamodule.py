@@ -2,12 +2,14 @@
 """The data module: feeds the training loop from the store, starting at whatever step the trainer is at.
 
 Which samples a step sees follows from (seed, step) alone, so nothing of the loader needs to be saved. Workers
-ignore their first SIGTERM: one sent to the whole process group must not cost the batches in flight.
+ignore SIGTERM: those sent to all processes of a run (a preemption by Slurm is several) must not cost the
+batches in flight.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -152,16 +154,18 @@ def collate_packed(examples: Sequence[Batch], buckets: Mapping[str, Sequence[int
 
 
 def end_workers() -> None:
-    """Send workers left behind by an exception their first SIGTERM; the interpreter's own then ends them."""
+    """Have workers left behind by an exception obey SIGTERM again: the interpreter's own then ends them."""
     for process in multiprocessing.active_children():
-        process.terminate()
+        if process.pid is not None:
+            os.kill(process.pid, signal.SIGUSR2)
 
 
 def start_worker(worker: int) -> None:
-    """What a worker process begins with: one thread, and a first SIGTERM that it ignores."""
-    signal.signal(signal.SIGTERM, _ignore_once)
+    """What a worker process begins with: one thread, and no SIGTERM that it obeys before a SIGUSR2."""
+    signal.signal(signal.SIGUSR2, _obey_sigterm)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)
 
 
-def _ignore_once(number: int, frame: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_DFL)
+def _obey_sigterm(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Alignments of an entry of two proteins, one in two copies, through the prepare command and the store."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -27,11 +29,12 @@ def write(path, rows):
     path.write_text("".join(f">{header}\n{sequence}\n" for header, sequence in rows))
 
 
-def prepared(tmp_path, writer_of) -> Store:
+def prepared(tmp_path, writer_of, msas=None) -> Store:
     writer = writer_of["new"]("pair").protein("A", LONG, 0.0).protein("B", LONG, 6.0)
+    (tmp_path / "mmcif").mkdir(parents=True)
     writer.protein("C", SHORT, 12.0).write(tmp_path / "mmcif")
-    arguments = ["--structures", tmp_path / "mmcif", "--msas", tmp_path / "msa", "--out", tmp_path / "store",
-                 "--workers", 1, "--n-conformers", 1]  # fmt: skip
+    arguments = ["--structures", tmp_path / "mmcif", "--msas", msas or tmp_path / "msa", "--out",
+                 tmp_path / "store", "--workers", 1, "--n-conformers", 1]  # fmt: skip
     assert main([str(argument) for argument in arguments]) == 0
     return Store(tmp_path / "store")
 
@@ -61,6 +64,22 @@ def test_rows_of_one_species_stand_side_by_side(tmp_path, writer_of):
                     strict=True)]  # fmt: skip
     assert batch.msa[0].tolist() == expected
     assert batch.deletion_count[0, 2].nonzero().flatten().tolist() == [10, 22]
+
+
+def test_the_file_of_a_chain_that_was_dropped_serves_its_copies(tmp_path, writer_of):
+    """As in a virus cut down to an interface: chain A is far away, A-4 is there."""
+    write(tmp_path / "msa" / "pair_B.a3m", A_ROWS)
+    write(tmp_path / "msa" / "pair_C.a3m", C_ROWS)
+    named = prepared(tmp_path / "named", writer_of, tmp_path / "msa").msas("pair", [0, 1])
+    (tmp_path / "msa" / "pair_C.a3m").rename(tmp_path / "msa" / "pair_R.a3m")
+    write(tmp_path / "msa" / "pair_A-0.a3m", A_ROWS[:2])  # comes first, and is not needed: B has a file
+    store = prepared(tmp_path / "dropped", writer_of, tmp_path / "msa")
+    for entity, got in store.msas("pair", [0, 1]).items():
+        np.testing.assert_array_equal(got.rows, named[entity].rows)
+        np.testing.assert_array_equal(got.paired_rows, named[entity].paired_rows)
+    left_out = json.loads((store.path / "report.json").read_text())["left_out_of_kept_entries"]
+    assert {reason: cases["count"] for reason, cases in left_out.items()} == {"msa_without_chain": 1}
+    assert "there is no chain 'A-0'" in left_out["msa_without_chain"]["examples"][0]
 
 
 def test_a_file_for_pairing_leaves_the_profile_alone(tmp_path, writer_of):

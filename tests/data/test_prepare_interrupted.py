@@ -138,6 +138,13 @@ def test_a_cluster_that_is_none_is_said(structures, tmp_path, capsys):
     assert "expected tcp://HOST:PORT, a scheduler file or ssh:HOST,HOST" in capsys.readouterr().err
 
 
+def test_hosts_that_do_not_answer_are_said(structures, tmp_path, capsys):
+    pytest.importorskip("asyncssh", reason="needs the extra foldwright[dask]")
+    where = "ssh:nowhere.invalid,nowhere.invalid"
+    assert main(arguments(structures, tmp_path / "store", "--dask", where)) == 1
+    assert "--dask: no cluster on nowhere.invalid: " in capsys.readouterr().err
+
+
 def with_clusters(store: Path) -> None:
     """Name every chain's cluster after its sequence's; make a split of all items and one of an entry's."""
     manifest = pq.read_table(store / MANIFEST)

@@ -4,6 +4,7 @@
 import os
 import shutil
 import signal
+import time
 
 import pytest
 import torch
@@ -29,7 +30,9 @@ def test_a_killed_run_resumes_bitwise(runs, uninterrupted):
 def test_sigterm_to_the_process_group_saves_and_exits_cleanly(runs, uninterrupted):
     process = runs.start("terminated")
     runs.wait_for_step(process, "terminated", 4)
-    os.killpg(process.pid, signal.SIGTERM)
+    for _ in range(3):  # Slurm tells every process of a job several times
+        os.killpg(process.pid, signal.SIGTERM)
+        time.sleep(0.02)
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 0, output
     steps = len(runs.metrics("terminated"))
