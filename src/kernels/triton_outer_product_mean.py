@@ -151,7 +151,12 @@ def _tile(c: int, c_z: int, kernel: str, dtype: torch.dtype) -> dict[str, int]:
     d = max(16, next_power_of_two(c))
     left, right = sizes.pop("LEFT"), sizes.pop("RIGHT")
     slice_ = min(d, max(1, left // sizes["NI"]))
-    return {"NJ": max(1, right // d), "SLICE": slice_, "D": d, "Z": max(16, next_power_of_two(c_z))} | sizes
+    return {
+        "NJ": max(1, right // max(32, d)),
+        "SLICE": slice_,
+        "D": d,
+        "Z": max(16, next_power_of_two(c_z)),
+    } | sizes
 
 
 def _grid(n: int, sizes: dict[str, int], tokens: int) -> tuple[int, int]:

@@ -160,16 +160,16 @@ def test_graphs_give_the_losses_and_gradients_of_single_kernels_bitwise(real_bat
     model.to(device)
     gradients = FlatGradients(model.parameters())
     losses = losses_of(model, ops)
-    results = []
-    for execution in (Eager(losses), Graphed(losses, 1.0)):
-        seen = []
+
+    def steps(execution):
+        """In a function of its own: a loss that outlives its steps holds the capture up."""
         for number in (0, 2, 1, 4, 3, 6, 5, 7):  # the second shape comes when the first has been captured
-            batch = real_batches[number]
-            terms = execution.forward(batch.to(device), PHASE)
+            terms = execution.forward(real_batches[number].to(device), PHASE)
             gradients.zero()
             execution.backward(terms["loss"])
-            seen.append((terms["loss"].item(), gradients.flat.clone()))
-        results.append(seen)
-    for (loss, gradient), (other, same) in zip(*results, strict=True):
+            yield terms["loss"].item(), gradients.flat.clone()
+
+    eager = list(steps(Eager(losses)))
+    for (loss, gradient), (other, same) in zip(eager, steps(Graphed(losses, 1.0)), strict=True):
         assert loss == other
         assert torch.equal(gradient, same)
