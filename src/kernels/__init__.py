@@ -13,8 +13,8 @@ c channels; `...` any leading axes. Activations keep their dtype; statistics and
 | pair_bias(z, ..., key_bias) | W LN(z), heads first, key mask added (Algorithms 10, 14, 24) | every pair attention |
 | transition(x, ...) | W_o (swish(W_a LN x) ⊙ W_b LN x) (Algorithm 11) | every transition without conditioning |
 | triangle_multiplication(z, mask, ..., outgoing) | Algorithms 12 and 13, whole module | pair stacks |
-| triangle_attention(q, k, v, bias, gate) | softmax_k(q_ij·k_ik/√c + b_jk) v_ik ⊙ σ(g_ij) (Algorithm 14) | pair stacks |
-| attention_pair_bias(q, k, v, bias, gate) | softmax(q·k/√c + b) v ⊙ σ(g), b shared over D (Algorithm 24) | single, diffusion |
+| triangle_attention(packed, bias) | softmax_k(q_ij·k_ik/√c + b_jk) v_ik ⊙ σ(g_ij) (Algorithm 14) | pair stacks |
+| attention_pair_bias(packed, bias) | softmax(q·k/√c + b) v ⊙ σ(g), b shared over D (Algorithm 24) | single, diffusion |
 | window_attention(q, k, v, bias, gate) | the same in atom windows (Algorithm 7) | atom transformers |
 | outer_product_mean(a, b, mask, weight, bias) | mean_s a_si ⊗ b_sj, projected (Algorithm 9) | MSA module |
 | pair_weighted_average(v, logits, gate) | σ(g) ⊙ Σ_j softmax_j(b_ij) v_sj (Algorithm 10) | MSA module |

@@ -183,10 +183,10 @@ def _triangle_multiplication(c: int) -> None:
 
 
 def _attention(samples: int, heads: int, c: int) -> None:
-    q, k, v = torch.empty(1, samples, _N, 3, heads, c, dtype=torch.bfloat16).unbind(-3)
-    bias, gate = q.new_empty(1, heads, _N, _N), q.new_empty(1, samples, _N, heads * c)
-    out, lse = triton_attention._attention(q, k, v, bias, gate)
-    triton_attention._attention_backward(gate, q, k, v, bias, gate, out, lse)
+    packed = torch.empty(1, samples, _N, 4, heads, c, dtype=torch.bfloat16)
+    bias = packed.new_empty(1, heads, _N, _N)
+    out, lse = triton_attention._attention(packed, bias)
+    triton_attention._attention_backward(out, packed, bias, out, lse)
 
 
 def _window_attention() -> None:

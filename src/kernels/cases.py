@@ -138,8 +138,7 @@ def _triangle_multiplication(draw: Draw, s: Sizes) -> list[Any]:
 
 
 def _shared_bias_attention(draw: Draw, rows: int, n: int, heads: int, c: int) -> list[Any]:
-    packed = draw.narrow(1, rows, n, 3, heads, c)
-    return [*packed.unbind(-3), draw.narrow(1, heads, n, n), draw.narrow(1, rows, n, heads * c)]
+    return [draw.narrow(1, rows, n, 4, heads, c), draw.narrow(1, heads, n, n)]
 
 
 def _triangle_attention(draw: Draw, s: Sizes) -> list[Any]:

@@ -27,7 +27,8 @@ def _flex_attention() -> Op:
 def flexible(flex_attention: Callable[..., Any]) -> Op:
     """Our attention with a shared bias by `flex_attention`, whose batch is B S."""
 
-    def shared_bias_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, gate: Tensor) -> Tensor:
+    def shared_bias_attention(packed: Tensor, bias: Tensor) -> Tensor:
+        q, k, v, gate = packed.unbind(3)
         rows = q.shape[1]
 
         def add_bias(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
@@ -35,7 +36,7 @@ def flexible(flex_attention: Callable[..., Any]) -> Op:
 
         heads_first = [x.flatten(0, 1).transpose(1, 2) for x in (q, k, v)]
         out = flex_attention(*heads_first, score_mod=add_bias).transpose(1, 2)
-        return out.reshape(gate.shape) * torch.sigmoid(gate)
+        return (out.reshape(gate.shape) * torch.sigmoid(gate)).flatten(-2)
 
     return shared_bias_attention
 
@@ -43,11 +44,12 @@ def flexible(flex_attention: Callable[..., Any]) -> Op:
 def _trifast() -> Op:
     from trifast import triangle_attention
 
-    def shared_bias_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, gate: Tensor) -> Tensor:
+    def shared_bias_attention(packed: Tensor, bias: Tensor) -> Tensor:
+        q, k, v, gate = packed.unbind(3)
         heads_first = [x.permute(0, 3, 1, 2, 4) for x in (q, k, v)]
         masked = torch.zeros(q.shape[0], *bias.shape[-2:], dtype=torch.bool, device=q.device)
         out = triangle_attention(*heads_first, bias, masked)
-        return out.permute(0, 2, 3, 1, 4).flatten(-2) * torch.sigmoid(gate)
+        return (out.permute(0, 2, 3, 1, 4) * torch.sigmoid(gate)).flatten(-2)
 
     return shared_bias_attention
 
@@ -55,9 +57,10 @@ def _trifast() -> Op:
 def _cuequivariance_attention() -> Op:
     from cuequivariance_torch import triangle_attention
 
-    def shared_bias_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, gate: Tensor) -> Tensor:
+    def shared_bias_attention(packed: Tensor, bias: Tensor) -> Tensor:
+        q, k, v, gate = packed.unbind(3)
         out = triangle_attention(*(x.transpose(2, 3) for x in (q, k, v)), bias[:, None])
-        return out.transpose(2, 3).flatten(-2) * torch.sigmoid(gate)
+        return (out.transpose(2, 3) * torch.sigmoid(gate)).flatten(-2)
 
     return shared_bias_attention
 

@@ -117,14 +117,15 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
 
 @register("triangle_attention", "reference")
 @register("attention_pair_bias", "reference")
-def shared_bias_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, gate: Tensor) -> Tensor:
-    """σ(gate) ⊙ softmax(q·k/√c + bias) v, the bias shared by the axis S.
+def shared_bias_attention(packed: Tensor, bias: Tensor) -> Tensor:
+    """σ(g) ⊙ softmax(q·k/√c + bias) v, the bias shared by the axis S.
 
     AF3 Algorithm 14's core with S the rows i of z (15: of its transpose), and Algorithm 24's with S the
-    diffusion samples. q, k, v [B, S, N, H, c]; bias [B, H, N, N], the key mask folded in; gate [B, S, N, H
-    c]. Returns [B, S, N, H c].
+    diffusion samples. packed [B, S, N, 4, H, c]: q, k, v and g, as one projection makes them; bias [B, H, N,
+    N], the key mask folded in. Returns [B, S, N, H c].
     """
-    return _attend(q, k, v, bias[:, None]).flatten(-2) * torch.sigmoid(gate)
+    q, k, v, gate = packed.unbind(3)
+    return _attend(q, k, v, bias[:, None]).flatten(-2) * torch.sigmoid(gate.flatten(-2))
 
 
 @register("window_attention", "reference")

@@ -31,12 +31,12 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
 
 @register("triangle_attention", "sdpa", supports=_needs_cuda, preference=1)
 @register("attention_pair_bias", "sdpa", supports=_needs_cuda, preference=1)
-def shared_bias_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, gate: Tensor) -> Tensor:
+def shared_bias_attention(packed: Tensor, bias: Tensor) -> Tensor:
     """See kernels.reference.triangle_attention and attention_pair_bias: one computation, S rows or
     samples.
     """
-    out = _attend(q.transpose(2, 3), k.transpose(2, 3), v.transpose(2, 3), bias)
-    return out.transpose(2, 3).flatten(-2) * torch.sigmoid(gate)
+    q, k, v, gate = packed.transpose(3, 4).transpose(2, 3).unbind(4)
+    return (_attend(q, k, v, bias) * torch.sigmoid(gate)).transpose(2, 3).flatten(-2)
 
 
 @register("window_attention", "sdpa", supports=_needs_cuda, preference=1)

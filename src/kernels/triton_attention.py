@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention whose pair bias is shared along an axis S, with its gate: triangle attention (S the rows of z)
 and attention with pair bias (S the diffusion samples). No N x N tensor a row or sample is ever written.
+Queries, keys, values and gates lie side by side, as their one projection writes them; so do their gradients.
 
 A program takes several members of S at once, so that each tile of the bias is read once for them. Forward:
 online softmax in base 2. Backward: three passes that recompute the probabilities from the saved log-sum-exp:
@@ -108,20 +109,19 @@ def _online(q, k, v, bias, beyond, top, total, acc, scale, EVEN: tl.constexpr):
 
 @triton.jit
 def _attention_forward(
-    q_ptr, k_ptr, v_ptr, bias_ptr, gate_ptr, out_ptr, lse_ptr,
-    qb, qs, qn, qh, kb, ks, kn, kh, vb, vs, vn, vh, s_size, n, heads, scale, c: tl.constexpr,
+    x_ptr, bias_ptr, out_ptr, lse_ptr, s_size, n, heads, scale, c: tl.constexpr,
     Q: tl.constexpr, K: tl.constexpr, C: tl.constexpr, EVEN: tl.constexpr, MEMBERS: tl.constexpr,
 ):  # fmt: skip
     q_start = tl.program_id(0) * Q
-    head = (tl.program_id(1) % heads).to(tl.int64)
+    head = tl.program_id(1) % heads
     batch = (tl.program_id(1) // heads).to(tl.int64)
-    q_ptr += batch * qb + head * qh
-    k_ptr += batch * kb + head * kh
-    v_ptr += batch * vb + head * vh
+    row = heads * c
+    x_ptr += head * c
     bias_ptr += (batch * heads + head) * n * n
     q = ()
     for m in tl.static_range(MEMBERS):
-        q += (_load(q_ptr + _member(m, s_size, MEMBERS) * qs, qn, n, q_start, c, Q, C, EVEN),)
+        place = x_ptr + (batch * s_size + _member(m, s_size, MEMBERS)) * n * 4 * row
+        q += (_load(place, 4 * row, n, q_start, c, Q, C, EVEN),)
     top = (tl.full([Q], float("-inf"), tl.float32),) * MEMBERS
     total = (tl.zeros([Q], tl.float32),) * MEMBERS
     acc = (tl.zeros([Q, C], tl.float32),) * MEMBERS
@@ -130,39 +130,36 @@ def _attention_forward(
         beyond = (k_start + tl.arange(0, K) >= n)[None, :]
         tops, totals, accs = (), (), ()
         for m in tl.static_range(MEMBERS):
-            s = _member(m, s_size, MEMBERS)
-            k = _load(k_ptr + s * ks, kn, n, k_start, c, K, C, EVEN)
-            v = _load(v_ptr + s * vs, vn, n, k_start, c, K, C, EVEN)
+            place = x_ptr + (batch * s_size + _member(m, s_size, MEMBERS)) * n * 4 * row
+            k = _load(place + row, 4 * row, n, k_start, c, K, C, EVEN)
+            v = _load(place + 2 * row, 4 * row, n, k_start, c, K, C, EVEN)
             own = _online(q[m], k, v, bias, beyond, top[m], total[m], acc[m], scale, EVEN)
             tops += (own[0],)
             totals += (own[1],)
             accs += (own[2],)
         top, total, acc = tops, totals, accs
-    row = heads * c
     at_q = q_start + tl.arange(0, Q)
     for m in tl.static_range(MEMBERS):
-        s = _member(m, s_size, MEMBERS)
-        at = (batch * s_size + s) * n * row + head * c
-        gate = _load(gate_ptr + at, row, n, q_start, c, Q, C, EVEN).to(tl.float32)
-        out = acc[m] / total[m][:, None] * tl.sigmoid(gate)
-        _store(out_ptr + at, out, row, n, q_start, c, Q, C, EVEN)
-        statistics = lse_ptr + ((batch * s_size + s) * heads + head) * n
-        tl.store(statistics + at_q, top[m] + tl.log2(total[m]), mask=at_q < n)
+        example = batch * s_size + _member(m, s_size, MEMBERS)
+        gate = _load(x_ptr + example * n * 4 * row + 3 * row, 4 * row, n, q_start, c, Q, C, EVEN)
+        out = acc[m] / total[m][:, None] * tl.sigmoid(gate.to(tl.float32))
+        _store(out_ptr + example * n * row + head * c, out, row, n, q_start, c, Q, C, EVEN)
+        tl.store(lse_ptr + (example * heads + head) * n + at_q, top[m] + tl.log2(total[m]), mask=at_q < n)
 
 
 @triton.jit
-def _gate_gradients(dout_ptr, gate_ptr, out_ptr, do_ptr, dgate_ptr, delta_ptr, row, n, q_start,
+def _gate_gradients(dout_ptr, out_ptr, gate_ptr, do_ptr, dgate_ptr, delta_ptr, row, n, q_start,
                     c: tl.constexpr, Q: tl.constexpr, C: tl.constexpr, EVEN: tl.constexpr):  # fmt: skip
     """Of a tile of queries: the gradient of the ungated output, and delta, its product with that output;
     both are written too, and the gate's gradient.
     """
     dout = _load(dout_ptr, row, n, q_start, c, Q, C, EVEN)
-    sigmoid = tl.sigmoid(_load(gate_ptr, row, n, q_start, c, Q, C, EVEN).to(tl.float32))
+    sigmoid = tl.sigmoid(_load(gate_ptr, 4 * row, n, q_start, c, Q, C, EVEN).to(tl.float32))
     product = dout.to(tl.float32) * _load(out_ptr, row, n, q_start, c, Q, C, EVEN).to(tl.float32)
     do = (dout.to(tl.float32) * sigmoid).to(dout.dtype)
     delta = tl.sum(product, 1)
     _store(do_ptr, do, row, n, q_start, c, Q, C, EVEN)
-    _store(dgate_ptr, product * (1.0 - sigmoid), row, n, q_start, c, Q, C, EVEN)
+    _store(dgate_ptr, product * (1.0 - sigmoid), 4 * row, n, q_start, c, Q, C, EVEN)
     at_q = q_start + tl.arange(0, Q)
     tl.store(delta_ptr + at_q, delta, mask=at_q < n)
     return do, delta
@@ -182,29 +179,28 @@ def _logit_gradient(left, right, d_left, d_right, bias, lse, delta, beyond, scal
 
 @triton.jit
 def _attention_query_gradient(
-    q_ptr, k_ptr, v_ptr, bias_ptr, dout_ptr, gate_ptr, out_ptr, lse_ptr, do_ptr, dgate_ptr, delta_ptr,
-    dq_ptr, qb, qs, qn, qh, kb, ks, kn, kh, vb, vs, vn, vh, s_size, n, heads, scale, softmax_scale,
-    c: tl.constexpr,
+    dout_ptr, x_ptr, bias_ptr, out_ptr, lse_ptr, dx_ptr, do_ptr, delta_ptr,
+    s_size, n, heads, scale, softmax_scale, c: tl.constexpr,
     Q: tl.constexpr, K: tl.constexpr, C: tl.constexpr, EVEN: tl.constexpr, MEMBERS: tl.constexpr,
 ):  # fmt: skip
     q_start = tl.program_id(0) * Q
-    head = (tl.program_id(1) % heads).to(tl.int64)
+    head = tl.program_id(1) % heads
     batch = (tl.program_id(1) // heads).to(tl.int64)
-    q_ptr += batch * qb + head * qh
-    k_ptr += batch * kb + head * kh
-    v_ptr += batch * vb + head * vh
-    bias_ptr += (batch * heads + head) * n * n
     row = heads * c
+    x_ptr += head * c
+    dx_ptr += head * c
+    bias_ptr += (batch * heads + head) * n * n
     q, do, lse, delta = (), (), (), ()
     for m in tl.static_range(MEMBERS):
-        s = _member(m, s_size, MEMBERS)
-        at = (batch * s_size + s) * n * row + head * c
-        statistics = ((batch * s_size + s) * heads + head) * n
-        gated = _gate_gradients(dout_ptr + at, gate_ptr + at, out_ptr + at, do_ptr + at, dgate_ptr + at,
-                                delta_ptr + statistics, row, n, q_start, c, Q, C, EVEN)  # fmt: skip
+        example = batch * s_size + _member(m, s_size, MEMBERS)
+        at, narrow = example * n * 4 * row, example * n * row + head * c
+        statistics = (example * heads + head) * n
+        gated = _gate_gradients(dout_ptr + narrow, out_ptr + narrow, x_ptr + at + 3 * row, do_ptr + narrow,
+                                dx_ptr + at + 3 * row, delta_ptr + statistics,
+                                row, n, q_start, c, Q, C, EVEN)  # fmt: skip
         do += (gated[0],)
         delta += (gated[1][:, None],)
-        q += (_load(q_ptr + s * qs, qn, n, q_start, c, Q, C, EVEN),)
+        q += (_load(x_ptr + at, 4 * row, n, q_start, c, Q, C, EVEN),)
         lse += (_load_row(lse_ptr + statistics, n, q_start, float("inf"), Q, EVEN)[:, None],)
     dq = (tl.zeros([Q, C], tl.float32),) * MEMBERS
     for k_start in range(0, n, K):
@@ -212,38 +208,35 @@ def _attention_query_gradient(
         beyond = (k_start + tl.arange(0, K) >= n)[None, :]
         sums = ()
         for m in tl.static_range(MEMBERS):
-            s = _member(m, s_size, MEMBERS)
-            k = _load(k_ptr + s * ks, kn, n, k_start, c, K, C, EVEN)
-            v = _load(v_ptr + s * vs, vn, n, k_start, c, K, C, EVEN)
+            place = x_ptr + (batch * s_size + _member(m, s_size, MEMBERS)) * n * 4 * row
+            k = _load(place + row, 4 * row, n, k_start, c, K, C, EVEN)
+            v = _load(place + 2 * row, 4 * row, n, k_start, c, K, C, EVEN)
             own = _logit_gradient(q[m], k, do[m], v, bias, lse[m], delta[m], beyond, scale, EVEN)
             sums += (tl.dot(own[1].to(k.dtype), k, dq[m], input_precision="ieee"),)
         dq = sums
     for m in tl.static_range(MEMBERS):
-        at = (batch * s_size + _member(m, s_size, MEMBERS)) * n * row + head * c
-        _store(dq_ptr + at, dq[m] * softmax_scale, row, n, q_start, c, Q, C, EVEN)
+        place = dx_ptr + (batch * s_size + _member(m, s_size, MEMBERS)) * n * 4 * row
+        _store(place, dq[m] * softmax_scale, 4 * row, n, q_start, c, Q, C, EVEN)
 
 
 @triton.jit
 def _attention_key_value_gradient(
-    q_ptr, k_ptr, v_ptr, bias_ptr, do_ptr, lse_ptr, delta_ptr, dk_ptr, dv_ptr,
-    qb, qs, qn, qh, kb, ks, kn, kh, vb, vs, vn, vh, s_size, n, heads, scale, softmax_scale,
-    c: tl.constexpr,
+    x_ptr, bias_ptr, do_ptr, lse_ptr, delta_ptr, dx_ptr,
+    s_size, n, heads, scale, softmax_scale, c: tl.constexpr,
     Q: tl.constexpr, K: tl.constexpr, C: tl.constexpr, EVEN: tl.constexpr, MEMBERS: tl.constexpr,
 ):  # fmt: skip
     """All tiles stand transposed, keys by queries, as the products with them need; so does the bias."""
     k_start = tl.program_id(0) * K
-    head = (tl.program_id(1) % heads).to(tl.int64)
+    head = tl.program_id(1) % heads
     batch = (tl.program_id(1) // heads).to(tl.int64)
-    q_ptr += batch * qb + head * qh
-    k_ptr += batch * kb + head * kh
-    v_ptr += batch * vb + head * vh
-    bias_ptr += (batch * heads + head) * n * n
     row = heads * c
+    x_ptr += head * c
+    bias_ptr += (batch * heads + head) * n * n
     k, v = (), ()
     for m in tl.static_range(MEMBERS):
-        s = _member(m, s_size, MEMBERS)
-        k += (_load(k_ptr + s * ks, kn, n, k_start, c, K, C, EVEN),)
-        v += (_load(v_ptr + s * vs, vn, n, k_start, c, K, C, EVEN),)
+        place = x_ptr + (batch * s_size + _member(m, s_size, MEMBERS)) * n * 4 * row
+        k += (_load(place + row, 4 * row, n, k_start, c, K, C, EVEN),)
+        v += (_load(place + 2 * row, 4 * row, n, k_start, c, K, C, EVEN),)
     beyond = (k_start + tl.arange(0, K) >= n)[:, None]
     dk = (tl.zeros([K, C], tl.float32),) * MEMBERS
     dv = (tl.zeros([K, C], tl.float32),) * MEMBERS
@@ -251,10 +244,10 @@ def _attention_key_value_gradient(
         bias = _load_bias(bias_ptr, n, k_start, q_start, K, Q, EVEN)
         k_sums, v_sums = (), ()
         for m in tl.static_range(MEMBERS):
-            s = _member(m, s_size, MEMBERS)
-            statistics = ((batch * s_size + s) * heads + head) * n
-            q = _load(q_ptr + s * qs, qn, n, q_start, c, Q, C, EVEN)
-            do = _load(do_ptr + (batch * s_size + s) * n * row + head * c, row, n, q_start, c, Q, C, EVEN)
+            example = batch * s_size + _member(m, s_size, MEMBERS)
+            statistics = (example * heads + head) * n
+            q = _load(x_ptr + example * n * 4 * row, 4 * row, n, q_start, c, Q, C, EVEN)
+            do = _load(do_ptr + example * n * row + head * c, row, n, q_start, c, Q, C, EVEN)
             lse = _load_row(lse_ptr + statistics, n, q_start, float("inf"), Q, EVEN)[None, :]
             delta = _load_row(delta_ptr + statistics, n, q_start, 0.0, Q, EVEN)[None, :]
             own = _logit_gradient(k[m], q, v[m], do, bias, lse, delta, beyond, scale, EVEN)
@@ -262,35 +255,34 @@ def _attention_key_value_gradient(
             k_sums += (tl.dot(own[1].to(q.dtype), q, dk[m], input_precision="ieee"),)
         dk, dv = k_sums, v_sums
     for m in tl.static_range(MEMBERS):
-        at = (batch * s_size + _member(m, s_size, MEMBERS)) * n * row + head * c
-        _store(dk_ptr + at, dk[m] * softmax_scale, row, n, k_start, c, K, C, EVEN)
-        _store(dv_ptr + at, dv[m], row, n, k_start, c, K, C, EVEN)
+        place = dx_ptr + (batch * s_size + _member(m, s_size, MEMBERS)) * n * 4 * row + head * c
+        _store(place + row, dk[m] * softmax_scale, 4 * row, n, k_start, c, K, C, EVEN)
+        _store(place + 2 * row, dv[m], 4 * row, n, k_start, c, K, C, EVEN)
 
 
 @triton.jit
 def _attention_bias_gradient(
-    q_ptr, k_ptr, v_ptr, bias_ptr, do_ptr, lse_ptr, delta_ptr, dbias_ptr,
-    qb, qs, qn, qh, kb, ks, kn, kh, vb, vs, vn, vh, s_size, n, heads, scale, k_tiles, n_maps, each,
+    x_ptr, bias_ptr, do_ptr, lse_ptr, delta_ptr, dbias_ptr, s_size, n, heads, scale, k_tiles, n_maps, each,
     c: tl.constexpr, Q: tl.constexpr, K: tl.constexpr, C: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     q_start = (tl.program_id(0) // k_tiles) * Q
     k_start = (tl.program_id(0) % k_tiles) * K
-    head = (tl.program_id(1) % heads).to(tl.int64)
+    head = tl.program_id(1) % heads
     batch = (tl.program_id(1) // heads).to(tl.int64)
     share = tl.program_id(2).to(tl.int64)
-    q_ptr += batch * qb + head * qh
-    k_ptr += batch * kb + head * kh
-    v_ptr += batch * vb + head * vh
     row = heads * c
+    x_ptr += head * c
     bias = _load_bias(bias_ptr + (batch * heads + head) * n * n, n, q_start, k_start, Q, K, EVEN)
     beyond = (k_start + tl.arange(0, K) >= n)[None, :]
     total = tl.zeros([Q, K], tl.float32)
     for s in range(share * each, tl.minimum(share * each + each, s_size)):
-        q = _load(q_ptr + s * qs, qn, n, q_start, c, Q, C, EVEN)
-        k = _load(k_ptr + s * ks, kn, n, k_start, c, K, C, EVEN)
-        v = _load(v_ptr + s * vs, vn, n, k_start, c, K, C, EVEN)
-        do = _load(do_ptr + (batch * s_size + s) * n * row + head * c, row, n, q_start, c, Q, C, EVEN)
-        statistics = ((batch * s_size + s) * heads + head) * n
+        example = batch * s_size + s
+        place = x_ptr + example * n * 4 * row
+        q = _load(place, 4 * row, n, q_start, c, Q, C, EVEN)
+        k = _load(place + row, 4 * row, n, k_start, c, K, C, EVEN)
+        v = _load(place + 2 * row, 4 * row, n, k_start, c, K, C, EVEN)
+        do = _load(do_ptr + example * n * row + head * c, row, n, q_start, c, Q, C, EVEN)
+        statistics = (example * heads + head) * n
         lse = _load_row(lse_ptr + statistics, n, q_start, float("inf"), Q, EVEN)[:, None]
         delta = _load_row(delta_ptr + statistics, n, q_start, 0.0, Q, EVEN)[:, None]
         own = _logit_gradient(q, k, do, v, bias, lse, delta, beyond, scale, EVEN)
@@ -299,14 +291,6 @@ def _attention_bias_gradient(
     inside = (at_q < n)[:, None] & (at_k < n)[None, :]
     base = (share * n_maps + batch * heads + head) * n * n
     tl.store(dbias_ptr + base + at_q[:, None] * n + at_k[None, :], total, mask=inside)
-
-
-def _with_unit_channels(*tensors: Tensor) -> list[Tensor]:
-    return [x if x.stride(-1) == 1 else x.contiguous() for x in tensors]
-
-
-def _strides(*tensors: Tensor) -> list[int]:
-    return [stride for x in tensors for stride in x.stride()[:4]]
 
 
 def _prepared(bias: Tensor) -> Tensor:
@@ -320,62 +304,54 @@ def _prepared(bias: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("foldwright::shared_bias_attention", mutates_args=())
-def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
+def _attention(packed: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """The gated output, and the log-sum-exp of the logits in base 2."""
-    b, s, n, heads, c = q.shape
-    sizes = _tile(n, c, "forward", q.dtype)
-    q, k, v = _with_unit_channels(q, k, v)
-    out = torch.empty(b, s, n, heads * c, dtype=q.dtype, device=q.device)
-    lse = torch.empty(b, s, heads, n, dtype=torch.float32, device=q.device)
+    b, s, n, _, heads, c = packed.shape
+    sizes = _tile(n, c, "forward", packed.dtype)
+    out = packed.new_empty(b, s, n, heads * c)
+    lse = packed.new_empty(b, s, heads, n, dtype=torch.float32)
     _attention_forward[(triton.cdiv(n, sizes["Q"]), b * heads, triton.cdiv(s, sizes["MEMBERS"]))](
-        q, k, v, _prepared(bias), gate.contiguous(), out, lse, *_strides(q, k, v),
-        s, n, heads, c**-0.5 * _LOG2E, c, **sizes,
-    )  # fmt: skip
+        packed.contiguous(), _prepared(bias), out, lse, s, n, heads, c**-0.5 * _LOG2E, c, **sizes
+    )
     return out, lse
 
 
 @_attention.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
-    b, s, n, heads, c = q.shape
-    return q.new_empty(b, s, n, heads * c), q.new_empty(b, s, heads, n, dtype=torch.float32)
+def _(packed: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    b, s, n, _, heads, c = packed.shape
+    return packed.new_empty(b, s, n, heads * c), packed.new_empty(b, s, heads, n, dtype=torch.float32)
 
 
 @torch.library.custom_op("foldwright::shared_bias_attention_backward", mutates_args=())
 def _attention_backward(
-    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, gate: Tensor, out: Tensor, lse: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    b, s, n, heads, c = q.shape
-    q, k, v = _with_unit_channels(q, k, v)
-    prepared = _prepared(bias)
-    do, dgate, delta = torch.empty_like(out), torch.empty_like(out), torch.empty_like(lse)
-    dq, dk, dv = (torch.empty(b, s, n, heads, c, dtype=q.dtype, device=q.device) for _ in range(3))
-    common = (*_strides(q, k, v), s, n, heads, c**-0.5 * _LOG2E)
-    sizes = _tile(n, c, "query", q.dtype)
+    dout: Tensor, packed: Tensor, bias: Tensor, out: Tensor, lse: Tensor
+) -> tuple[Tensor, Tensor]:
+    b, s, n, _, heads, c = packed.shape
+    packed, prepared = packed.contiguous(), _prepared(bias)
+    d_packed, do, delta = torch.empty_like(packed), torch.empty_like(out), torch.empty_like(lse)
+    common = (s, n, heads, c**-0.5 * _LOG2E)
+    sizes = _tile(n, c, "query", packed.dtype)
     _attention_query_gradient[(triton.cdiv(n, sizes["Q"]), b * heads, triton.cdiv(s, sizes["MEMBERS"]))](
-        q, k, v, prepared, dout.contiguous(), gate.contiguous(), out, lse, do, dgate, delta, dq,
-        *common, c**-0.5, c, **sizes,
-    )  # fmt: skip
-    sizes = _tile(n, c, "key_value", q.dtype)
-    _attention_key_value_gradient[(triton.cdiv(n, sizes["K"]), b * heads, triton.cdiv(s, sizes["MEMBERS"]))](
-        q, k, v, _prepared(bias.mT), do, lse, delta, dk, dv, *common, c**-0.5, c, **sizes
+        dout.contiguous(), packed, prepared, out, lse, d_packed, do, delta, *common, c**-0.5, c, **sizes
     )
-    sizes = _tile(n, c, "bias", q.dtype)
+    sizes = _tile(n, c, "key_value", packed.dtype)
+    _attention_key_value_gradient[(triton.cdiv(n, sizes["K"]), b * heads, triton.cdiv(s, sizes["MEMBERS"]))](
+        packed, _prepared(bias.mT), do, lse, delta, d_packed, *common, c**-0.5, c, **sizes
+    )
+    sizes = _tile(n, c, "bias", packed.dtype)
     shares = min(_SHARES, s)
-    dbias = torch.empty(shares, b, heads, n, n, dtype=torch.float32, device=q.device)
+    dbias = torch.empty(shares, b, heads, n, n, dtype=torch.float32, device=packed.device)
     k_tiles = triton.cdiv(n, sizes["K"])
     _attention_bias_gradient[(triton.cdiv(n, sizes["Q"]) * k_tiles, b * heads, shares)](
-        q, k, v, prepared, do, lse, delta, dbias, *common, k_tiles, b * heads, triton.cdiv(s, shares), c,
+        packed, prepared, do, lse, delta, dbias, *common, k_tiles, b * heads, triton.cdiv(s, shares), c,
         **sizes,
     )  # fmt: skip
-    return dq, dk, dv, dbias.sum(0).to(bias.dtype), dgate
+    return d_packed, dbias.sum(0).to(bias.dtype)
 
 
 @_attention_backward.register_fake
-def _(
-    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, gate: Tensor, out: Tensor, lse: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    dq, dk, dv = (q.new_empty(q.shape) for _ in range(3))
-    return dq, dk, dv, bias.new_empty(bias.shape), gate.new_empty(gate.shape)
+def _(dout: Tensor, packed: Tensor, bias: Tensor, out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
+    return packed.new_empty(packed.shape), bias.new_empty(bias.shape)
 
 
 def _setup(ctx, inputs, output) -> None:
@@ -392,6 +368,6 @@ torch.library.register_autograd("foldwright::shared_bias_attention", _gradient, 
 
 @register("triangle_attention", "triton", supports=needs_triton, preference=2)
 @register("attention_pair_bias", "triton", supports=needs_triton, preference=2)
-def shared_bias_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, gate: Tensor) -> Tensor:
+def shared_bias_attention(packed: Tensor, bias: Tensor) -> Tensor:
     """See kernels.reference.shared_bias_attention."""
-    return _attention(q, k, v, bias, gate)[0]
+    return _attention(packed, bias)[0]

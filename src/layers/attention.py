@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from foldwright.kernels import Ops
 from foldwright.kernels.reference import MASKED, linear
-from foldwright.layers.linear import Linear, initialise
+from foldwright.layers.linear import Linear, initialise, linear_of_several
 from foldwright.layers.norm import AdaLN, LayerNorm
 from foldwright.layers.tensor_parallel import WHOLE
 
@@ -123,9 +123,11 @@ def attend(layer: AttentionPairBias | ConditionedAttentionPairBias, x: Tensor, b
     split, heads = layer.split, layer.heads // layer.split.size
     x = split.enter(x)
     assert layer.query.bias is not None
-    q = linear(x, split.rows(layer.query.weight), split.rows(layer.query.bias))
-    k, v = linear(x, split.rows(layer.key_value.weight, pieces=2)).unflatten(-1, (2, heads, -1)).unbind(-3)
-    gate = linear(x, split.rows(layer.gate.weight))
-    q = q.unflatten(-1, (heads, -1))
-    out = layer.ops.attention_pair_bias(q, k, v, split.own(bias, dim=1), gate)
+    weights = [
+        split.rows(layer.query.weight),
+        split.rows(layer.key_value.weight, pieces=2),
+        split.rows(layer.gate.weight),
+    ]
+    packed = linear_of_several(x, weights, split.rows(layer.query.bias)).unflatten(-1, (4, heads, -1))
+    out = layer.ops.attention_pair_bias(packed, split.own(bias, dim=1))
     return split.leave(linear(out, split.columns(layer.out.weight)))

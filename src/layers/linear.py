@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from foldwright.kernels.casts import cast
 from foldwright.kernels.reference import linear
 
 Init = Literal["default", "relu", "zero", "adaln_zero_gate"]
@@ -25,6 +28,17 @@ def initialise(weight: Tensor, init: Init) -> None:
         return
     std = math.sqrt((2.0 if init == "relu" else 1.0) / weight.shape[1]) / _TRUNCATION
     nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+
+
+def linear_of_several(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None = None) -> Tensor:
+    """The outputs of several projections of x [..., c] side by side, of one product.
+
+    `bias` is the first projection's.
+    """
+    weight = torch.cat([cast(weight, x.dtype) for weight in weights])
+    if bias is not None:
+        bias = F.pad(cast(bias, x.dtype), (0, len(weight) - len(bias)))
+    return F.linear(x, weight, bias)
 
 
 class Linear(nn.Module):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from foldwright.kernels import Ops
-from foldwright.layers.linear import Linear
+from foldwright.layers.linear import Linear, linear_of_several
 from foldwright.layers.norm import LayerNorm
 from foldwright.layers.transition import Transition
 
@@ -88,8 +88,8 @@ class TriangleAttention(nn.Module):
 
     def _attend(self, z: Tensor, bias: Tensor) -> Tensor:
         """Of rows of the normalised pairs, [B, n, N, c_z]; bias [B, H, N, N] of all."""
-        q, k, v = self.query_key_value(z).unflatten(-1, (3, self.heads, -1)).unbind(-3)
-        return self.out(self.ops.triangle_attention(q, k, v, bias, self.gate(z)))
+        packed = linear_of_several(z, (self.query_key_value.weight, self.gate.weight))
+        return self.out(self.ops.triangle_attention(packed.unflatten(-1, (4, self.heads, -1)), bias))
 
 
 class PairStack(nn.Module):

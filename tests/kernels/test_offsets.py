@@ -121,18 +121,8 @@ def pairs(c=128):
     return meta(1, N, N, c)
 
 
-def attention_inputs(samples, heads, c):
-    packed = meta(1, samples, N, 3, heads, c)
-    return [*packed.unbind(-3), meta(1, heads, N, N), meta(1, samples, N, heads * c)]
-
-
-def by_head(samples, heads, c):
-    """Queries, keys and values that lie head by head, where a head's stride is the largest."""
-    laid = [meta(1, heads, samples, N, c).permute(0, 2, 3, 1, 4) for _ in range(3)]
-    return [*laid, meta(1, heads, N, N), meta(1, samples, N, heads * c)]
-
-
-def attention(inputs):
+def attention(samples, heads, c):
+    inputs = [meta(1, samples, N, 4, heads, c), meta(1, heads, N, N)]
     out, lse = triton_attention._attention._init_fn(*inputs)
     triton_attention._attention_backward._init_fn(out, *inputs, out, lse)
 
@@ -224,9 +214,8 @@ KERNELS = {
     "wide_transition": lambda: transition(512),
     "triangle_multiplication": lambda: triangle(128),
     "wide_triangle": lambda: triangle(512),
-    "triangle_attention": lambda: attention(attention_inputs(N, 4, 32)),
-    "triangle_attention, by head": lambda: attention(by_head(N, 4, 32)),
-    "attention_pair_bias": lambda: attention(attention_inputs(48, 16, 48)),
+    "triangle_attention": lambda: attention(N, 4, 32),
+    "attention_pair_bias": lambda: attention(48, 16, 48),
     "window_attention": window_attention,
     "outer_product_mean": outer_product_mean,
     "pair_weighted_average": pair_weighted_average,

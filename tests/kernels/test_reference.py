@@ -63,25 +63,25 @@ def test_triangle_multiplication_by_loops(outgoing):
 
 
 def attention_case(samples=3, n=6, heads=2, c=4):
-    q, k, v = (draw(2, samples, n, heads, c, seed=i) for i in range(3))
-    return q, k, v, draw(2, heads, n, n, seed=3), draw(2, samples, n, heads * c, seed=4)
+    return draw(2, samples, n, 4, heads, c, seed=0), draw(2, heads, n, n, seed=3)
 
 
 def test_shared_bias_attention_by_loops():
-    q, k, v, bias, gate = attention_case()
+    packed, bias = attention_case()
     bias[:, :, :, 4:] += ops.MASKED
-    out = ops.shared_bias_attention(q, k, v, bias, gate)
+    out = ops.shared_bias_attention(packed, bias)
+    q, k, v, gate = packed.unbind(3)
     for b, s, h, i in itertools.product(range(2), range(3), range(2), range(6)):
         logits = [q[b, s, i, h] @ k[b, s, j, h] / 2.0 + bias[b, h, i, j] for j in range(4)]
         weights = torch.stack([torch.exp(x) for x in logits])
         row = (weights[:, None] * v[b, s, :4, h]).sum(0) / weights.sum()
-        expected = row * torch.sigmoid(gate[b, s, i, 4 * h : 4 * h + 4])
+        expected = row * torch.sigmoid(gate[b, s, i, h])
         torch.testing.assert_close(out[b, s, i, 4 * h : 4 * h + 4], expected)
 
 
 def test_a_fully_masked_row_stays_finite():
-    q, k, v, bias, gate = (x.float() for x in attention_case())
-    assert torch.isfinite(ops.shared_bias_attention(q, k, v, bias + ops.MASKED, gate)).all()
+    packed, bias = (x.float() for x in attention_case())
+    assert torch.isfinite(ops.shared_bias_attention(packed, bias + ops.MASKED)).all()
 
 
 @pytest.mark.parametrize("samples", [1, 3])
@@ -180,9 +180,9 @@ def test_rigid_align_never_mirrors_and_survives_degenerate_sets():
 @pytest.mark.gpu
 @pytest.mark.parametrize("n", [40, 77, 384])
 def test_sdpa_on_the_gpu_stays_near_float64(n):
-    q, k, v, bias, gate = attention_case(4, n, 4, 32)
-    expected = ops.shared_bias_attention(q, k, v, bias, gate)
-    low = [x.cuda().to(torch.bfloat16) for x in (q, k, v, bias, gate)]
+    case = attention_case(4, n, 4, 32)
+    expected = ops.shared_bias_attention(*case)
+    low = [x.cuda().to(torch.bfloat16) for x in case]
     error = [
         float((f(*low).double().cpu() - expected).norm() / expected.norm())
         for f in (ops.shared_bias_attention, sdpa.shared_bias_attention)
