@@ -47,7 +47,7 @@ class PairformerBlock(nn.Module):
         z = self.pair_stack(z, token_mask, key_bias, seeds)
         (bias,) = self.pair_bias(z, token_mask)
         s = s + self.attention(s[:, None], bias)[:, 0]
-        return s + self.transition(s), z
+        return self.transition(s), z
 
 
 class PairformerStack(Stack):
