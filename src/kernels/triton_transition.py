@@ -30,6 +30,7 @@ from foldwright.kernels.triton_norm import (
     scale_and_shift,
     statistics,
 )
+from foldwright.kernels.triton_pairs import apart, order, together
 from foldwright.kernels.triton_sigmoid import sigmoid
 
 MAX_CHANNELS = 512
@@ -60,14 +61,24 @@ def _tile(n_rows, c: tl.constexpr, EVEN: tl.constexpr, ROWS: tl.constexpr, C: tl
 
 
 @triton.jit
-def _hidden_weights(w_in_ptr, w_out_ptr, hidden, cols, h, c: tl.constexpr, EVEN: tl.constexpr):
-    """w_a, w_b [HIDDEN, C] and w_out^T [HIDDEN, C] of a slice of hidden channels."""
+def _hidden_weights(w_in_ptr, w_out_ptr, start, cols, h, c: tl.constexpr, EVEN: tl.constexpr,
+                    HIDDEN: tl.constexpr):  # fmt: skip
+    """Of a slice of hidden channels: rows of w_a and w_b in the order of `triton_pairs.order` [2 HIDDEN, C], and
+    w_out^T [HIDDEN, C].
+    """
+    which, row = order(start, HIDDEN)
+    hidden = start + tl.arange(0, HIDDEN)
+    inside = ((row < h) | EVEN)[:, None] & inside_width(cols, c)
+    at = ((which * h + row) * c)[:, None] + cols[None, :]
+    w_in = tl.load(w_in_ptr + at, mask=inside, other=0.0)
     inside = ((hidden < h) | EVEN)[:, None] & inside_width(cols, c)
-    at = hidden[:, None] * c + cols[None, :]
-    w_a = tl.load(w_in_ptr + at, mask=inside, other=0.0)
-    w_b = tl.load(w_in_ptr + h * c + at, mask=inside, other=0.0)
-    w_o = tl.load(w_out_ptr + cols[None, :] * h + hidden[:, None], mask=inside, other=0.0)
-    return w_a, w_b, w_o
+    return w_in, tl.load(w_out_ptr + cols[None, :] * h + hidden[:, None], mask=inside, other=0.0)
+
+
+@triton.jit
+def _factors(normed, w_in, HIDDEN: tl.constexpr):
+    """a and b [ROWS, HIDDEN] by paired weights."""
+    return apart(tl.dot(normed, tl.trans(w_in), input_precision="ieee"), normed.shape[0], HIDDEN)
 
 
 @triton.jit
@@ -81,12 +92,10 @@ def _transition_forward(x_ptr, nw_ptr, nb_ptr, w_in_ptr, w_out_ptr, y_ptr, n_row
     normed = normed.to(x.dtype)
     y = tl.zeros([ROWS, C], tl.float32)
     for start in range(0, h, HIDDEN):
-        hidden = start + tl.arange(0, HIDDEN)
-        w_a, w_b, w_o = _hidden_weights(w_in_ptr, w_out_ptr, hidden, cols, h, c, EVEN)
-        a = tl.dot(normed, tl.trans(w_a), input_precision="ieee")
-        b = tl.dot(normed, tl.trans(w_b), input_precision="ieee")
+        w_in, w_out = _hidden_weights(w_in_ptr, w_out_ptr, start, cols, h, c, EVEN, HIDDEN)
+        a, b = _factors(normed, w_in, HIDDEN)
         gated = (a * sigmoid(a) * b).to(normed.dtype)
-        y = tl.dot(gated, w_o, y, input_precision="ieee")
+        y = tl.dot(gated, w_out, y, input_precision="ieee")
     y += tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32) * share  # not held through the loop
     tl.store(y_ptr + first * c + at, y.to(y_ptr.dtype.element_ty), mask=inside)
 
@@ -113,16 +122,14 @@ def _transition_gradients(dy_ptr, x_ptr, nw_ptr, nb_ptr, w_in_ptr, w_out_ptr, dx
     for start in range(0, h, HIDDEN):
         hidden = start + tl.arange(0, HIDDEN)
         inside_hidden = ((rows < n_rows - first) | EVEN)[:, None] & ((hidden < h) | EVEN)[None, :]
-        w_a, w_b, w_o = _hidden_weights(w_in_ptr, w_out_ptr, hidden, cols, h, c, EVEN)
-        a = tl.dot(normed, tl.trans(w_a), input_precision="ieee")
-        b = tl.dot(normed, tl.trans(w_b), input_precision="ieee")
-        dh = tl.dot(dy, tl.trans(w_o), input_precision="ieee")
+        w_in, w_out = _hidden_weights(w_in_ptr, w_out_ptr, start, cols, h, c, EVEN, HIDDEN)
+        a, b = _factors(normed, w_in, HIDDEN)
+        dh = tl.dot(dy, tl.trans(w_out), input_precision="ieee")
         gate = sigmoid(a)
         silu = a * gate
         da = (dh * b * (gate + silu * (1.0 - gate))).to(dy.dtype)
         db = (dh * silu).to(dy.dtype)
-        d = tl.dot(da, w_a, d, input_precision="ieee")
-        d = tl.dot(db, w_b, d, input_precision="ieee")
+        d = tl.dot(together(da, db, ROWS, HIDDEN), w_in, d, input_precision="ieee")
         at_d = rows[:, None] * (2 * h) + hidden[None, :]
         tl.store(gated_ptr + rows[:, None] * h + hidden[None, :], (silu * b).to(dy.dtype), mask=inside_hidden)
         tl.store(d_ptr + at_d, da, mask=inside_hidden)

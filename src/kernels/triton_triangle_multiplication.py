@@ -29,6 +29,7 @@ from foldwright.kernels.triton_norm import (
     scale_and_shift,
     statistics,
 )
+from foldwright.kernels.triton_pairs import apart, order, together
 from foldwright.kernels.triton_sigmoid import sigmoid
 from foldwright.kernels.triton_wide_triangle import EPS, Drop, Norm, Passes, kept_factors, pair_mask
 
@@ -73,6 +74,21 @@ def _times(x, w):
 
 
 @triton.jit
+def _paired_weights(w_ptr, start, cols, c: tl.constexpr, OUT: tl.constexpr, C: tl.constexpr):
+    """Rows of a's or b's gate and value weights, in the order of `triton_pairs.order`: tile [2 OUT, C]."""
+    which, row = order(start, OUT)
+    inside = ((row < c) | (c % OUT == 0))[:, None] & inside_width(cols, c)
+    at = (which * (2 * c * c) + row * c)[:, None] + cols[None, :]
+    return tl.load(w_ptr + at, mask=inside, other=0.0)
+
+
+@triton.jit
+def _gate_and_value(x, w, OUT: tl.constexpr):
+    """Gate's logit and value [ROWS, OUT], by paired weights."""
+    return apart(_times(x, w), x.shape[0], OUT)
+
+
+@triton.jit
 def _triangle_project(z_ptr, mask_ptr, nw_ptr, nb_ptr, w_ptr, a_ptr, b_ptr, n, c: tl.constexpr, eps,
                       EVEN: tl.constexpr, ROWS: tl.constexpr, OUT: tl.constexpr,
                       C: tl.constexpr):  # fmt: skip
@@ -83,18 +99,15 @@ def _triangle_project(z_ptr, mask_ptr, nw_ptr, nb_ptr, w_ptr, a_ptr, b_ptr, n, c
     x, _, _, _ = affine_norm(z.to(tl.float32), nw_ptr, nb_ptr, cols, c, eps)
     x = x.to(z.dtype)
     keep = pair_mask(mask_ptr + batch * n, rows, n)[:, None]
-    square: tl.constexpr = c * c
     a_ptr += batch * n * n * c
     b_ptr += batch * n * n * c
     for start in range(0, c, OUT):
         out = start + tl.arange(0, OUT)
         at_out, inside = _across(rows, out, n), _inside(rows, out, n, c, OUT, EVEN)
-        gate = _times(x, _weights(w_ptr, out, cols, c, OUT, C))
-        value = _times(x, _weights(w_ptr + 2 * square, out, cols, c, OUT, C))
+        gate, value = _gate_and_value(x, _paired_weights(w_ptr, start, cols, c, OUT, C), OUT)
         a = sigmoid(gate) * value * keep
         tl.store(a_ptr + at_out, a.to(a_ptr.dtype.element_ty), mask=inside)
-        gate = _times(x, _weights(w_ptr + square, out, cols, c, OUT, C))
-        value = _times(x, _weights(w_ptr + 3 * square, out, cols, c, OUT, C))
+        gate, value = _gate_and_value(x, _paired_weights(w_ptr + c * c, start, cols, c, OUT, C), OUT)
         b = sigmoid(gate) * value * keep
         tl.store(b_ptr + at_out, b.to(b_ptr.dtype.element_ty), mask=inside)
 
@@ -173,16 +186,17 @@ def _triangle_gate_out_backward(dy_ptr, z_ptr, p_ptr, keep_ptr, niw_ptr, nib_ptr
 
 
 @triton.jit
-def _gated_gradients(x, keep, g_ptr, d_ptr, w_g, w_v, d, at_g, at_d, inside, c: tl.constexpr):
+def _gated_gradients(x, keep, g_ptr, d_ptr, w, d, at_g, at_d, inside, c: tl.constexpr, OUT: tl.constexpr):
     """Of a slice of a's or b's channels: gradients of gate logit and value, stored, and added to LN(z)'s."""
     g = tl.load(g_ptr + at_g, mask=inside, other=0.0).to(tl.float32) * keep
-    gate = sigmoid(_times(x, w_g))
-    d_gate = (g * _times(x, w_v) * gate * (1.0 - gate)).to(x.dtype)
-    d_value = (g * gate).to(x.dtype)
+    gate, value = _gate_and_value(x, w, OUT)
+    gate = sigmoid(gate)
+    d_value = g * gate
+    d_gate = (d_value * value * (1.0 - gate)).to(x.dtype)
+    d_value = d_value.to(x.dtype)
     tl.store(d_ptr + at_d, d_gate, mask=inside)
     tl.store(d_ptr + at_d + 2 * c, d_value, mask=inside)
-    d = tl.dot(d_gate, w_g, d, input_precision="ieee")
-    return tl.dot(d_value, w_v, d, input_precision="ieee")
+    return tl.dot(together(d_gate, d_value, x.shape[0], OUT), w, d, input_precision="ieee")
 
 
 @triton.jit
@@ -202,7 +216,6 @@ def _triangle_project_backward(da_ptr, db_ptr, dy_ptr, z_ptr, mask_ptr, nw_ptr, 
     x = ((z - mean[:, None]) * rstd[:, None] * w[None, :] + b[None, :]).to(z_ptr.dtype.element_ty)
     tl.store(x_ptr + first * c + at, x, mask=inside)
     keep = pair_mask(mask_ptr + batch * n, rows, n)[:, None]
-    square: tl.constexpr = c * c
     da_ptr += batch * n * n * c
     db_ptr += batch * n * n * c
     d_ptr += first * 5 * c
@@ -211,12 +224,10 @@ def _triangle_project_backward(da_ptr, db_ptr, dy_ptr, z_ptr, mask_ptr, nw_ptr, 
         out = start + tl.arange(0, OUT)
         inside_out = _inside(rows, out, n, c, OUT, EVEN)
         at_g, at_d = _across(rows, out, n), local * 5 + out[None, :]
-        w_g = _weights(w_ptr, out, cols, c, OUT, C)
-        w_v = _weights(w_ptr + 2 * square, out, cols, c, OUT, C)
-        d = _gated_gradients(x, keep, da_ptr, d_ptr, w_g, w_v, d, at_g, at_d, inside_out, c)
-        w_g = _weights(w_ptr + square, out, cols, c, OUT, C)
-        w_v = _weights(w_ptr + 3 * square, out, cols, c, OUT, C)
-        d = _gated_gradients(x, keep, db_ptr, d_ptr + c, w_g, w_v, d, at_g, at_d, inside_out, c)
+        w_a = _paired_weights(w_ptr, start, cols, c, OUT, C)
+        d = _gated_gradients(x, keep, da_ptr, d_ptr, w_a, d, at_g, at_d, inside_out, c, OUT)
+        w_b = _paired_weights(w_ptr + c * c, start, cols, c, OUT, C)
+        d = _gated_gradients(x, keep, db_ptr, d_ptr + c, w_b, d, at_g, at_d, inside_out, c, OUT)
         d_gate = tl.load(d_ptr + 4 * c + at_d, mask=inside_out, other=0.0)
         d = tl.dot(d_gate, _weights(wg_ptr, out, cols, c, OUT, C), d, input_precision="ieee")
     z = tl.load(z_ptr + first * c + at, mask=inside, other=0.0)  # not held through the loop
