@@ -13,6 +13,8 @@ MAX_CHANNELS and for the single track, whose rows are too few to be worth a kern
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 import triton
 import triton.language as tl
@@ -37,6 +39,7 @@ MAX_CHANNELS = 512
 _HELD = 256  # channels of a row that a program holds on chip
 _EPS = 1e-5
 _CHUNK_BYTES = 1 << 29  # of what the backward pass writes of the hidden layer
+_WHOLE = 1024  # rows that are whole tiles: chunks are multiples
 
 _Sizes = dict[str, int]
 
@@ -63,8 +66,8 @@ def _tile(n_rows, c: tl.constexpr, EVEN: tl.constexpr, ROWS: tl.constexpr, C: tl
 @triton.jit
 def _hidden_weights(w_in_ptr, w_out_ptr, start, cols, h, c: tl.constexpr, EVEN: tl.constexpr,
                     HIDDEN: tl.constexpr):  # fmt: skip
-    """Of a slice of hidden channels: rows of w_a and w_b in the order of `triton_pairs.order` [2 HIDDEN, C], and
-    w_out^T [HIDDEN, C].
+    """Of a slice of hidden channels: rows of w_a and w_b in the order of `triton_pairs.order` [2 HIDDEN, C],
+    and w_out^T [HIDDEN, C].
     """
     which, row = order(start, HIDDEN)
     hidden = start + tl.arange(0, HIDDEN)
@@ -167,8 +170,8 @@ def _backward_held(
     """Gradients of x, in its dtype, and of the four parameters, in float32."""
     c, h = w_out.shape
     dx = torch.empty_like(x)
-    totals = [x.new_zeros(p.shape, dtype=torch.float32) for p in (norm_w, norm_b, w_in, w_out)]
-    rows = max(1, _CHUNK_BYTES // (3 * h * x.element_size()))
+    parts: list[tuple[Tensor, ...]] = []
+    rows = max(1, _CHUNK_BYTES // (3 * h * x.element_size() * _WHOLE)) * _WHOLE
     for chunk, dy_chunk, dx_chunk in zip(*(t.view(-1, c).split(rows) for t in (x, dy, dx)), strict=True):
         n = len(chunk)
         normed, gated, d = (x.new_empty(n, columns) for columns in (c, h, 2 * h))
@@ -178,9 +181,9 @@ def _backward_held(
             dy_chunk, chunk, norm_w, norm_b, w_in, w_out, dx_chunk, normed, gated, d, *partial,
             n, c, h, eps, share, **sizes,
         )  # fmt: skip
-        for total, own in zip(totals, (*partial.sum(1), d.t() @ normed, dy_chunk.t() @ gated), strict=True):
-            total += own
-    return dx, totals
+        weights = (d.t() @ normed).float(), (dy_chunk.t() @ gated).float()
+        parts.append((partial[0].sum(0), partial[1].sum(0), *weights))
+    return dx, [reduce(torch.add, gradients) for gradients in zip(*parts, strict=True)]
 
 
 @torch.library.custom_op("foldwright::transition", mutates_args=())

@@ -285,8 +285,7 @@ def _gate_out_backward_held(
         dy, z, product, drop.keep, *norm_in, *norm_out, w_out, w_gate, d_product, y, d_value, d, *d_norm,
         n, c, EPS, drop.scale, DROPS=drop.scale != 1.0, **sizes,
     )  # fmt: skip
-    d_norm_w, d_norm_b = d_norm.sum(1)
-    return d_product, d_norm_w, d_norm_b, d_value.t() @ y
+    return d_product, d_norm[0].sum(0), d_norm[1].sum(0), d_value.t() @ y
 
 
 def _project_backward_held(
@@ -300,8 +299,7 @@ def _project_backward_held(
     _triangle_project_backward[grid](
         d_left, d_right, dy, z, mask, *norm, w, w_gate, x, dz, d, *d_norm, n, c, EPS, **sizes
     )
-    d_norm_w, d_norm_b = d_norm.sum(1)
-    return x, dz, d_norm_w, d_norm_b
+    return x, dz, d_norm[0].sum(0), d_norm[1].sum(0)
 
 
 _HELD_PASSES = Passes(_project_held, _gate_out_held, _gate_out_backward_held, _project_backward_held)
@@ -409,13 +407,17 @@ def _triangle_multiplication_backward(
         d_left, d_right, dy, z, mask, norm_in, low_in, low_gate, d
     )
     dw = d.t() @ x
-    grads = [d_in_w, d_in_b, dw[: 4 * c], d_out_w, d_out_b, dw_out, dw[4 * c :]]
-    parameters = (norm_in_w, norm_in_b, w_in, norm_out_w, norm_out_b, w_out, w_gate)
-    return [dz, *(_own(grad, p.dtype) for grad, p in zip(grads, parameters, strict=True))]
+    d_in_w, d_in_b, d_out_w, d_out_b = (
+        g.to(p.dtype) for g, p in zip((d_in_w, d_in_b, d_out_w, d_out_b), norm_in + norm_out, strict=True)
+    )
+    return [
+        dz, d_in_w, d_in_b, _own(dw[: 4 * c], w_in.dtype), d_out_w, d_out_b, dw_out.to(w_out.dtype),
+        _own(dw[4 * c :], w_gate.dtype),
+    ]  # fmt: skip
 
 
 def _own(grad: Tensor, dtype: torch.dtype) -> Tensor:
-    """A gradient in a dtype and in memory of its own: outputs of an op must not share any."""
+    """A part of a gradient in a dtype and in memory of its own: outputs of an op must not share any."""
     return grad.to(dtype, copy=True) if grad.dtype == dtype else grad.to(dtype)
 
 

@@ -38,6 +38,7 @@ _WIDTH_OF = {"outer_product_mean": 4}  # the argument whose channels are an entr
 _FORWARD = {"forward", "project", "gate_out", "gated", "norm"}  # kernels of the forward pass
 _SIZES = {"LEFT": (64, 128), "RIGHT": (64, 128, 256), "NI": (16, 32)}  # tried; (32, 64, 128) of all others
 _LAUNCHES = ((4, 1), (4, 2), (8, 1), (8, 2), (4, 3), (8, 3))  # warps, stages
+_REGISTERS = (255, 168, 128)  # a thread's limit (NVIDIA's), of entries that name it: 255 is none
 
 
 def candidates(entry: tiles.Tile) -> Iterator[tiles.Tile]:
@@ -46,8 +47,10 @@ def candidates(entry: tiles.Tile) -> Iterator[tiles.Tile]:
     for sizes in itertools.product(*(_SIZES.get(name, (32, 64, 128)) for name in names)):
         if sizes == (128, 128):
             continue
-        for warps, stages in _LAUNCHES:
-            yield {**dict(zip(names, sizes, strict=True)), "num_warps": warps, "num_stages": stages}
+        limits = [{"maxnreg": limit} for limit in _REGISTERS] if "maxnreg" in entry else [{}]
+        for (warps, stages), limit in itertools.product(_LAUNCHES, limits):
+            launch = {"num_warps": warps, "num_stages": stages} | limit
+            yield dict(zip(names, sizes, strict=True)) | launch
 
 
 def _seconds(function: Callable[..., Any], inputs: list[Any], forward: bool) -> float:

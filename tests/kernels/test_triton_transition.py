@@ -48,6 +48,19 @@ def test_wide_rows(lead, c, n, monkeypatch):
     check_kernel(kernel, reference.transition, inputs(lead, c, n, 0.5), dtype, DEVICE, wide=(1, 2, 3, 4))
 
 
+def test_chunks_of_rows_add_up(monkeypatch):
+    monkeypatch.setattr(triton_transition, "_CHUNK_BYTES", 1)
+    monkeypatch.setattr(triton_transition, "_WHOLE", 32)
+    ran = []
+    launch = triton_transition._launch
+    monkeypatch.setattr(triton_transition, "_launch", lambda n, *a: ran.append(n) or launch(n, *a))
+    case = inputs((75,), 16, 2)
+    check_kernel(
+        triton_transition.transition, reference.transition, case, torch.float32, DEVICE, wide=(1, 2, 3, 4)
+    )
+    assert ran == [75, 32, 32, 11]
+
+
 def test_the_reference_runs_for_the_single_track_and_beyond_the_widest_rows(monkeypatch):
     ran = []
     monkeypatch.setattr(reference, "transition", lambda x, *_: ran.append(x.shape) or x)
