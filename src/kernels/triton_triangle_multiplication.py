@@ -129,13 +129,18 @@ def _triangle_gate_out(z_ptr, p_ptr, keep_ptr, niw_ptr, nib_ptr, now_ptr, nob_pt
     for start in range(0, c, OUT):
         out = start + tl.arange(0, OUT)
         inside_out = _inside(rows, out, n, c, OUT, EVEN)
+        at = local + out[None, :]
+        residual = tl.load(
+            z_ptr + at, mask=inside_out, other=0.0
+        )  # before the products, which hide its delay
+        if DROPS:
+            factors = kept_factors(keep_ptr, batch, rows, out, n, c, scale, inside_out)
         value = _times(y, _weights(wo_ptr, out, cols, c, OUT, C))
         gate = _times(x, _weights(wg_ptr, out, cols, c, OUT, C))
         update = value * sigmoid(gate)
         if DROPS:
-            update *= kept_factors(keep_ptr, batch, rows, out, n, c, scale, inside_out)
-        at = local + out[None, :]
-        update += tl.load(z_ptr + at, mask=inside_out, other=0.0).to(tl.float32)
+            update *= factors
+        update += residual.to(tl.float32)
         tl.store(out_ptr + first * c + at, update.to(out_ptr.dtype.element_ty), mask=inside_out)
 
 
@@ -165,14 +170,15 @@ def _triangle_gate_out_backward(dy_ptr, z_ptr, p_ptr, keep_ptr, niw_ptr, nib_ptr
         out = start + tl.arange(0, OUT)
         inside_out = _inside(rows, out, n, c, OUT, EVEN)
         at_out = local + out[None, :]
-        w_o = _weights(wo_ptr, out, cols, c, OUT, C)
-        gate = sigmoid(_times(x, _weights(wg_ptr, out, cols, c, OUT, C)))
-        value = _times(y, w_o)
         dy = tl.load(dy_ptr + first * c + at_out, mask=inside_out, other=0.0).to(tl.float32)
         if DROPS:
             dy *= kept_factors(keep_ptr, batch, rows, out, n, c, scale, inside_out)
-        d_value = (dy * gate).to(z.dtype)
-        d_gate = (dy * value * gate * (1.0 - gate)).to(z.dtype)
+        w_o = _weights(wo_ptr, out, cols, c, OUT, C)
+        gate = sigmoid(_times(x, _weights(wg_ptr, out, cols, c, OUT, C)))
+        value = _times(y, w_o)
+        d_value = dy * gate
+        d_gate = (d_value * value * (1.0 - gate)).to(z.dtype)
+        d_value = d_value.to(z.dtype)
         d = tl.dot(d_value, w_o, d, input_precision="ieee")
         tl.store(dv_ptr + first * c + at_out, d_value, mask=inside_out)
         tl.store(d_ptr + (first * 5 + 4) * c + local * 5 + out[None, :], d_gate, mask=inside_out)
@@ -186,9 +192,11 @@ def _triangle_gate_out_backward(dy_ptr, z_ptr, p_ptr, keep_ptr, niw_ptr, nib_ptr
 
 
 @triton.jit
-def _gated_gradients(x, keep, g_ptr, d_ptr, w, d, at_g, at_d, inside, c: tl.constexpr, OUT: tl.constexpr):
-    """Of a slice of a's or b's channels: gradients of gate logit and value, stored, and added to LN(z)'s."""
-    g = tl.load(g_ptr + at_g, mask=inside, other=0.0).to(tl.float32) * keep
+def _gated_gradients(x, g, keep, d_ptr, w, d, at_d, inside, c: tl.constexpr, OUT: tl.constexpr):
+    """From the gradient of a slice of a's or b's channels those of gate logit and value, stored, and added to
+    LN(z)'s.
+    """
+    g = g.to(tl.float32) * keep
     gate, value = _gate_and_value(x, w, OUT)
     gate = sigmoid(gate)
     d_value = g * gate
@@ -224,11 +232,15 @@ def _triangle_project_backward(da_ptr, db_ptr, dy_ptr, z_ptr, mask_ptr, nw_ptr, 
         out = start + tl.arange(0, OUT)
         inside_out = _inside(rows, out, n, c, OUT, EVEN)
         at_g, at_d = _across(rows, out, n), local * 5 + out[None, :]
-        w_a = _paired_weights(w_ptr, start, cols, c, OUT, C)
-        d = _gated_gradients(x, keep, da_ptr, d_ptr, w_a, d, at_g, at_d, inside_out, c, OUT)
-        w_b = _paired_weights(w_ptr + c * c, start, cols, c, OUT, C)
-        d = _gated_gradients(x, keep, db_ptr, d_ptr + c, w_b, d, at_g, at_d, inside_out, c, OUT)
+        da = tl.load(
+            da_ptr + at_g, mask=inside_out, other=0.0
+        )  # all before the products, which hide the delay
+        db = tl.load(db_ptr + at_g, mask=inside_out, other=0.0)
         d_gate = tl.load(d_ptr + 4 * c + at_d, mask=inside_out, other=0.0)
+        w_a = _paired_weights(w_ptr, start, cols, c, OUT, C)
+        d = _gated_gradients(x, da, keep, d_ptr, w_a, d, at_d, inside_out, c, OUT)
+        w_b = _paired_weights(w_ptr + c * c, start, cols, c, OUT, C)
+        d = _gated_gradients(x, db, keep, d_ptr + c, w_b, d, at_d, inside_out, c, OUT)
         d = tl.dot(d_gate, _weights(wg_ptr, out, cols, c, OUT, C), d, input_precision="ieee")
     z = tl.load(z_ptr + first * c + at, mask=inside, other=0.0)  # not held through the loop
     dy = tl.load(dy_ptr + first * c + at, mask=inside, other=0.0).to(tl.float32)
