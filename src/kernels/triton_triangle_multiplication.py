@@ -104,10 +104,12 @@ def _triangle_project(z_ptr, mask_ptr, nw_ptr, nb_ptr, w_ptr, a_ptr, b_ptr, n, c
     for start in range(0, c, OUT):
         out = start + tl.arange(0, OUT)
         at_out, inside = _across(rows, out, n), _inside(rows, out, n, c, OUT, EVEN)
-        gate, value = _gate_and_value(x, _paired_weights(w_ptr, start, cols, c, OUT, C), OUT)
+        w_a = _paired_weights(w_ptr, start, cols, c, OUT, C)
+        w_b = _paired_weights(w_ptr + c * c, start, cols, c, OUT, C)
+        gate, value = _gate_and_value(x, w_a, OUT)
         a = sigmoid(gate) * value * keep
         tl.store(a_ptr + at_out, a.to(a_ptr.dtype.element_ty), mask=inside)
-        gate, value = _gate_and_value(x, _paired_weights(w_ptr + c * c, start, cols, c, OUT, C), OUT)
+        gate, value = _gate_and_value(x, w_b, OUT)
         b = sigmoid(gate) * value * keep
         tl.store(b_ptr + at_out, b.to(b_ptr.dtype.element_ty), mask=inside)
 
@@ -135,9 +137,8 @@ def _triangle_gate_out(z_ptr, p_ptr, keep_ptr, niw_ptr, nib_ptr, now_ptr, nob_pt
         )  # before the products, which hide its delay
         if DROPS:
             factors = kept_factors(keep_ptr, batch, rows, out, n, c, scale, inside_out)
-        value = _times(y, _weights(wo_ptr, out, cols, c, OUT, C))
-        gate = _times(x, _weights(wg_ptr, out, cols, c, OUT, C))
-        update = value * sigmoid(gate)
+        w_o, w_g = _weights(wo_ptr, out, cols, c, OUT, C), _weights(wg_ptr, out, cols, c, OUT, C)
+        update = _times(y, w_o) * sigmoid(_times(x, w_g))
         if DROPS:
             update *= factors
         update += residual.to(tl.float32)
@@ -238,8 +239,8 @@ def _triangle_project_backward(da_ptr, db_ptr, dy_ptr, z_ptr, mask_ptr, nw_ptr, 
         db = tl.load(db_ptr + at_g, mask=inside_out, other=0.0)
         d_gate = tl.load(d_ptr + 4 * c + at_d, mask=inside_out, other=0.0)
         w_a = _paired_weights(w_ptr, start, cols, c, OUT, C)
-        d = _gated_gradients(x, da, keep, d_ptr, w_a, d, at_d, inside_out, c, OUT)
         w_b = _paired_weights(w_ptr + c * c, start, cols, c, OUT, C)
+        d = _gated_gradients(x, da, keep, d_ptr, w_a, d, at_d, inside_out, c, OUT)
         d = _gated_gradients(x, db, keep, d_ptr + c, w_b, d, at_d, inside_out, c, OUT)
         d = tl.dot(d_gate, _weights(wg_ptr, out, cols, c, OUT, C), d, input_precision="ieee")
     z = tl.load(z_ptr + first * c + at, mask=inside, other=0.0)  # not held through the loop
