@@ -38,7 +38,11 @@ _WIDTH_OF = {"outer_product_mean": 4}  # the argument whose channels are an entr
 _FORWARD = {"forward", "project", "gate_out", "gated", "norm"}  # kernels of the forward pass
 _SIZES = {"LEFT": (64, 128), "RIGHT": (64, 128, 256), "NI": (16, 32)}  # tried; (32, 64, 128) of all others
 _LAUNCHES = ((4, 1), (4, 2), (8, 1), (8, 2), (4, 3), (8, 3))  # warps, stages
-_REGISTERS = (255, 168, 128)  # a thread's limit (NVIDIA's), of entries that name it: 255 is none
+_REGISTERS = (
+    255,
+    168,
+    128,
+)  # a thread's limit (NVIDIA's), of entries that name it; no thread has more than 255
 
 
 def candidates(entry: tiles.Tile) -> Iterator[tiles.Tile]:
