@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Triangle multiplication in three passes over z: project, multiply, gate out.
+"""Triangle multiplication with residual and dropout in three passes over z: project, multiply, gate out.
 
-`_project` fuses the LayerNorm, the four projections and the gates, and writes a and b channel-major, so that
-the product over the third token is one batched GEMM (cuBLAS, float32 accumulation). `_gate_out` fuses the
-product's LayerNorm, the output projection and the gate, whose projection is recomputed from z. Only a, b and
-the product are kept. The backward pass recomputes all projections and writes the gradients of the five
-projections of LN(z) side by side, [pairs, 5 c]: their weights' and LN(z)'s gradients are then one product
-each. Everything is deterministic.
+`_triangle_project` fuses the LayerNorm, the four projections and the gates, and writes a and b channel-major,
+so that the product over the third token is one batched GEMM (cuBLAS, float32 accumulation).
+`_triangle_gate_out` fuses the product's LayerNorm, the output projection, the gate, whose projection is
+recomputed from z, and the residual. Only a, b and the product are kept. The backward pass recomputes all
+projections and writes the gradients of the five projections of LN(z) side by side, [pairs, 5 c]: their
+weights' gradients are then one product. z's is summed on the way. Everything is deterministic.
 """
 
 from __future__ import annotations
