@@ -136,7 +136,7 @@ class PairwiseConditioning(nn.Module):
         """Both [B, N, N, c_z] -> the update of z."""
         update = self.linear(self.norm(torch.cat([z, distances], dim=-1)))
         for transition in self.transitions:
-            update = update + transition(update)
+            update = transition(update)
         return update
 
 

@@ -76,7 +76,7 @@ class DiffusionConditioning(nn.Module):
         z = torch.cat([z_trunk[:, rows], self.relative_position(batch, z_trunk.dtype, rows)], -1)
         z = self.embed_z(self.norm_z(z))
         for transition in self.transitions_z:
-            z = z + transition(z)
+            z = transition(z)
         return z
 
     def single(self, s_trunk: Tensor, s_inputs: Tensor) -> Tensor:
@@ -88,5 +88,5 @@ class DiffusionConditioning(nn.Module):
         noise = self.embed_noise(self.norm_noise(self.fourier(c_noise)))
         s = s[:, None] + noise.to(s.dtype)[:, :, None]
         for transition in self.transitions_s:
-            s = s + transition(s)
+            s = transition(s)
         return s

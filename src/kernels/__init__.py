@@ -11,14 +11,14 @@ c channels; `...` any leading axes. Activations keep their dtype; statistics and
 | gated_residual(x, update, gate) | x + σ(gate) ⊙ update, gate shared over D (Algorithms 24, 25) | diffusion, atom blocks |
 | swiglu(h) | swish(h₁) ⊙ h₂ (Algorithm 25) | conditioned transitions |
 | pair_bias(z, ..., key_bias) | W LN(z), heads first, key mask added (Algorithms 10, 14, 24) | every pair attention |
-| transition(x, ...) | W_o (swish(W_a LN x) ⊙ W_b LN x) (Algorithm 11) | every transition without conditioning |
-| triangle_multiplication(z, mask, ..., outgoing) | Algorithms 12 and 13, whole module | pair stacks |
+| transition(x, ..., share) | share x + W_o (swish(W_a LN x) ⊙ W_b LN x), share mostly 1 (Algorithm 11) | every transition without conditioning |
+| triangle_multiplication(z, mask, ..., outgoing, seed, rate) | z + dropout(Algorithms 12 and 13) | pair stacks |
 | triangle_attention(packed, bias) | softmax_k(q_ij·k_ik/√c + b_jk) v_ik ⊙ σ(g_ij) (Algorithm 14) | pair stacks |
 | attention_pair_bias(packed, bias) | softmax(q·k/√c + b) v ⊙ σ(g), b shared over D (Algorithm 24) | single, diffusion |
 | window_attention(q, k, v, bias, gate) | the same in atom windows (Algorithm 7) | atom transformers |
 | outer_product_mean(a, b, mask, weight, bias) | mean_s a_si ⊗ b_sj, projected (Algorithm 9) | MSA module |
 | pair_weighted_average(v, logits, gate) | σ(g) ⊙ Σ_j softmax_j(b_ij) v_sj (Algorithm 10) | MSA module |
-| dropout_residual(x, update, seed, rate, shared_axis) | x + update ⊙ keep / (1 - rate) | pair and MSA residuals |
+| dropout_residual(x, update, seed, rate, shared_axis) | x + update ⊙ keep / (1 - rate) | other pair and MSA residuals |
 | smooth_lddt(x, x_true, ...) | Algorithm 27, differentiable | diffusion loss |
 | weighted_rigid_align(moving, target, weight) | Algorithm 28, no gradient | diffusion loss, evaluation |
 """

@@ -167,18 +167,19 @@ def _pair_bias(c: int, heads: int) -> None:
 def _transition(c: int) -> None:
     z, w = torch.empty(1, _N, _N, c, dtype=torch.bfloat16), torch.empty(c)
     wide, narrow = torch.empty(2 * _HIDDEN * c, c), torch.empty(c, _HIDDEN * c)
-    triton_transition._transition(z, w, w, wide, narrow)
-    triton_transition._transition_backward(z, z, w, w, wide, narrow)
+    triton_transition._transition(z, w, w, wide, narrow, 1.0)
+    triton_transition._transition_backward(z, z, w, w, wide, narrow, 1.0)
 
 
 def _triangle_multiplication(c: int) -> None:
     z, mask = torch.empty(1, _N, _N, c, dtype=torch.bfloat16), torch.ones(1, _N, dtype=torch.bool)
     w, w_in, square = torch.empty(c), torch.empty(4 * c, c), torch.empty(c, c)
+    seed = torch.zeros(1, dtype=torch.int64)
     _, a, b, product = triton_triangle_multiplication._triangle_multiplication(
-        z, mask, w, w, w_in, w, w, square, square, True
+        z, mask, w, w, w_in, w, w, square, square, True, seed, 0.25
     )
     triton_triangle_multiplication._triangle_multiplication_backward(
-        z, z, mask, w, w, w_in, w, w, square, square, a, b, product, True
+        z, z, mask, w, w, w_in, w, w, square, square, a, b, product, True, seed, 0.25
     )
 
 

@@ -134,7 +134,8 @@ def _triangle_multiplication(draw: Draw, s: Sizes) -> list[Any]:
     norms = [draw.wide(s.pair) for _ in range(4)]
     weights = [draw.weight(k * s.pair, s.pair) for k in (4, 1, 1)]
     z, mask = draw.narrow(1, s.tokens, s.tokens, s.pair), draw.mask(1, s.tokens)
-    return [z, mask, *norms[:2], weights[0], *norms[2:], *weights[1:], True]
+    seed = torch.tensor([1234], device=draw.device)
+    return [z, mask, *norms[:2], weights[0], *norms[2:], *weights[1:], True, seed, 0.25]
 
 
 def _shared_bias_attention(draw: Draw, rows: int, n: int, heads: int, c: int) -> list[Any]:

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foldwright.kernels.reference import dropout_residual
+
 Op = Callable[..., Tensor]
 
 
@@ -70,19 +72,20 @@ def _cuequivariance_multiplication() -> Op:
 
     def triangle_multiplication(
         z: Tensor, mask: Tensor, norm_in_w: Tensor, norm_in_b: Tensor, w_in: Tensor, norm_out_w: Tensor,
-        norm_out_b: Tensor, w_out: Tensor, w_gate: Tensor, outgoing: bool,
+        norm_out_b: Tensor, w_out: Tensor, w_gate: Tensor, outgoing: bool, seed: Tensor, rate: float,
     ) -> Tensor:  # fmt: skip
         """Parameters in z's dtype: it takes no mixture."""
         norms = {"norm_in_weight": norm_in_w, "norm_in_bias": norm_in_b, "norm_out_weight": norm_out_w,
                  "norm_out_bias": norm_out_b}  # fmt: skip
         g_in, p_in = w_in.chunk(2)
         products = {"p_in_weight": p_in, "g_in_weight": g_in, "p_out_weight": w_out, "g_out_weight": w_gate}
-        return triangle_multiplicative_update(
+        update = triangle_multiplicative_update(
             z,
             direction="outgoing" if outgoing else "incoming",
             mask=(mask[:, :, None] & mask[:, None, :]).to(z.dtype),
             **{name: parameter.to(z.dtype) for name, parameter in (norms | products).items()},
         )
+        return dropout_residual(z, update, seed, rate, 1)
 
     return triangle_multiplication
 

@@ -75,11 +75,16 @@ def swiglu(h: Tensor) -> Tensor:
 
 
 @register("transition", "reference")
-def transition(x: Tensor, norm_w: Tensor, norm_b: Tensor, w_in: Tensor, w_out: Tensor) -> Tensor:
-    """AF3 Algorithm 11 (SwiGLU). x [..., c], w_in [2 n c, c] (a above b), w_out [c, n c]; returns the
-    update.
+def transition(
+    x: Tensor, norm_w: Tensor, norm_b: Tensor, w_in: Tensor, w_out: Tensor, share: float = 1.0
+) -> Tensor:
+    """AF3 Algorithm 11 (SwiGLU) with its residual: share x + update.
+
+    x [..., c], w_in [2 n c, c] (a above b), w_out [c, n c]. `share` is 1 / R where R ranks hold a part of the
+    hidden channels each, so that their outputs add up to x + update.
     """
-    return linear(swiglu(linear(layer_norm(x, norm_w, norm_b), w_in)), w_out)
+    update = linear(swiglu(linear(layer_norm(x, norm_w, norm_b), w_in)), w_out)
+    return torch.add(update, x, alpha=share)
 
 
 @register("triangle_multiplication", "reference")
@@ -94,17 +99,21 @@ def triangle_multiplication(
     w_out: Tensor,
     w_gate: Tensor,
     outgoing: bool,
+    seed: Tensor,
+    rate: float,
 ) -> Tensor:
-    """AF3 Algorithms 12 (outgoing) and 13 (incoming); returns the update [B, N, N, c].
+    """AF3 Algorithms 12 (outgoing) and 13 (incoming) with residual and dropout: z + dropout_row(update).
 
-    z [B, N, N, c]; mask [B, N] of tokens; w_in [4 c, c]: gates of a and b, then values of a and b.
+    z [B, N, N, c]; mask [B, N] of tokens; w_in [4 c, c]: gates of a and b, then values of a and b; seed int64
+    [B]. The mask of the dropout is `dropout_residual`'s, shared along the rows i.
     """
     x = layer_norm(z, norm_in_w, norm_in_b)
     gates, values = linear(x, w_in).chunk(2, dim=-1)
     pair_mask = (mask[:, :, None] & mask[:, None, :])[..., None]
     a, b = (torch.sigmoid(gates) * values * pair_mask).chunk(2, dim=-1)
     product = torch.einsum("bikc,bjkc->bijc" if outgoing else "bkic,bkjc->bijc", a, b)
-    return linear(layer_norm(product, norm_out_w, norm_out_b), w_out) * torch.sigmoid(linear(x, w_gate))
+    update = linear(layer_norm(product, norm_out_w, norm_out_b), w_out) * torch.sigmoid(linear(x, w_gate))
+    return dropout_residual(z, update, seed, rate, 1)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:

@@ -4,8 +4,8 @@
 `scripts/benchmark_kernels.py --tune FILE` measures them on a GPU and writes the table (see tuning.py);
 nothing in it is set by hand. Keys are "op/kernel/width", the width being the channels' next power of two for
 16-bit activations; a width that is missing takes the next larger one. An architecture that is missing takes
-"default". float32 halves the tiles, and interpreted kernels, whose cost is per tile operation, all take one
-small size.
+"default". `maxnreg` limits a thread's registers, on NVIDIA's GPUs alone. float32 halves the tiles, and
+interpreted kernels, whose cost is per tile operation, all take one small size.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from foldwright.kernels.launch import interpreting
 
 PATH = Path(__file__).parent / "tiles.json"
-OPTIONS = ("num_warps", "num_stages")
+OPTIONS = ("num_warps", "num_stages", "maxnreg")
 COUNTS = ("MEMBERS",)  # of things that a program takes at once: not the size of a tile
 _INTERPRETED = 32
 

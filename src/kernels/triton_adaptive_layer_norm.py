@@ -34,7 +34,7 @@ def _normalise(a_ptr, at, inside, cols, c, eps):
 
 
 @triton.jit
-def _forward(a_ptr, g_ptr, y_ptr, n_rows, c, eps, ROWS: tl.constexpr, C: tl.constexpr):
+def _modulate(a_ptr, g_ptr, y_ptr, n_rows, c, eps, ROWS: tl.constexpr, C: tl.constexpr):
     """g [..., 2 c]: logits of the gate, then the shift. Grid: tiles of rows, samples sharing g, examples."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     example = tl.program_id(2).to(tl.int64)
@@ -50,8 +50,8 @@ def _forward(a_ptr, g_ptr, y_ptr, n_rows, c, eps, ROWS: tl.constexpr, C: tl.cons
 
 
 @triton.jit
-def _backward(dy_ptr, a_ptr, g_ptr, da_ptr, dg_ptr, n_rows, c, samples, eps,
-              ROWS: tl.constexpr, C: tl.constexpr):  # fmt: skip
+def _modulate_backward(dy_ptr, a_ptr, g_ptr, da_ptr, dg_ptr, n_rows, c, samples, eps,
+                       ROWS: tl.constexpr, C: tl.constexpr):  # fmt: skip
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     example = tl.program_id(1).to(tl.int64)
     cols = tl.arange(0, C)
@@ -87,7 +87,7 @@ def _modulated_norm(a: Tensor, g: Tensor, eps: float) -> Tensor:
     examples, samples, n_rows, width = _shape(a, g)
     rows = max(1, _ELEMENTS // width)
     y = torch.empty_like(a, dtype=g.dtype, memory_format=torch.contiguous_format)
-    _forward[(triton.cdiv(n_rows, rows), samples, examples)](
+    _modulate[(triton.cdiv(n_rows, rows), samples, examples)](
         a.contiguous(), g.contiguous(), y, n_rows, a.shape[-1], eps, ROWS=rows, C=width
     )
     return y
@@ -103,7 +103,7 @@ def _modulated_norm_backward(dy: Tensor, a: Tensor, g: Tensor, eps: float) -> tu
     examples, samples, n_rows, width = _shape(a, g)
     rows = max(1, _BACKWARD_ELEMENTS // width)
     da, dg = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (a, g))
-    _backward[(triton.cdiv(n_rows, rows), examples)](
+    _modulate_backward[(triton.cdiv(n_rows, rows), examples)](
         dy.contiguous(), a.contiguous(), g.contiguous(), da, dg, n_rows, a.shape[-1], samples, eps,
         ROWS=rows, C=width,
     )  # fmt: skip

@@ -35,16 +35,30 @@ def _mix(x):
 
 
 @triton.jit
-def _apply(x_ptr, u_ptr, seed_ptr, y_ptr, rate, n_shared, n_other, c, xb, xs, xo, ub, us, uo, uc,
-           yb, ys, yo, yc, HAS_X: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr):  # fmt: skip
+def _keeps(seed, q, rate):
+    """Whether the draws q [COLS] of a seed are kept."""
+    bits = _mix(_mix(seed + q * _GOLDEN))
+    uniform = (((bits >> 40) & 0xFFFFFF).to(tl.float32) + 0.5) * 5.9604644775390625e-08
+    return uniform >= rate
+
+
+@triton.jit
+def _dropout_mask(seed_ptr, keep_ptr, rate, columns, COLS: tl.constexpr):
+    example = tl.program_id(1).to(tl.int64)
+    q = tl.program_id(0).to(tl.int64) * COLS + tl.arange(0, COLS)
+    keep = _keeps(tl.load(seed_ptr + example), q, rate)
+    tl.store(keep_ptr + example * columns + q, keep.to(tl.uint8), mask=q < columns)
+
+
+@triton.jit
+def _dropout_apply(x_ptr, u_ptr, seed_ptr, y_ptr, rate, n_shared, n_other, c, xb, xs, xo, ub, us, uo, uc,
+                   yb, ys, yo, yc, HAS_X: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr):  # fmt: skip
     """y = (x +) u ⊙ keep / (1 - rate): tile of shared rows and of (other, channel) columns of the mask."""
     example = tl.program_id(2).to(tl.int64)
     q = tl.program_id(0).to(tl.int64) * COLS + tl.arange(0, COLS)
     rows = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     other, channel = q // c, q % c
-    bits = _mix(_mix(tl.load(seed_ptr + example) + q * _GOLDEN))
-    uniform = (((bits >> 40) & 0xFFFFFF).to(tl.float32) + 0.5) * 5.9604644775390625e-08
-    factor = tl.where(uniform >= rate, 1.0 / (1.0 - rate), 0.0)
+    factor = tl.where(_keeps(tl.load(seed_ptr + example), q, rate), 1.0 / (1.0 - rate), 0.0)
     inside = (rows < n_shared)[:, None] & (q < n_other * c)[None, :]
     at = example * ub + rows[:, None] * us + (other * uo + channel * uc)[None, :]
     y = tl.load(u_ptr + at, mask=inside, other=0.0).to(tl.float32) * factor[None, :]
@@ -53,6 +67,17 @@ def _apply(x_ptr, u_ptr, seed_ptr, y_ptr, rate, n_shared, n_other, c, xb, xs, xo
         y += tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
     at = example * yb + rows[:, None] * ys + (other * yo + channel * yc)[None, :]
     tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=inside)
+
+
+def kept_columns(seed: Tensor, rate: float, columns: int) -> Tensor:
+    """The mask itself for ops with a dropout of their own: uint8 [B, columns], 1 where an element is kept.
+
+    `columns` counts the elements of an example that do not share one; seed int64 [B].
+    """
+    keep = seed.new_empty(seed.shape[0], columns, dtype=torch.uint8)
+    grid = (triton.cdiv(columns, _COLUMNS), seed.shape[0])
+    _dropout_mask[grid](seed.contiguous(), keep, rate, columns, COLS=_COLUMNS)
+    return keep
 
 
 def _launch(x: Tensor | None, update: Tensor, seed: Tensor, y: Tensor, rate: float, shared_axis: int) -> None:
@@ -66,7 +91,7 @@ def _launch(x: Tensor | None, update: Tensor, seed: Tensor, y: Tensor, rate: flo
 
     source = update if x is None else x
     grid = (triton.cdiv(n_other * c, columns), triton.cdiv(n_shared, rows), update.shape[0])
-    _apply[grid](
+    _dropout_apply[grid](
         source, update, seed, y, rate, n_shared, n_other, c,
         *strides(source), *strides(update), update.stride(3), *strides(y), y.stride(3),
         HAS_X=x is not None, ROWS=rows, COLS=columns,

@@ -29,9 +29,9 @@ def _place(rows, n_1, n_2, s_0, s_1, s_2, c, LAID: tl.constexpr):
 
 
 @triton.jit
-def _forward(x_ptr, w_ptr, b_ptr, y_ptr, mean_ptr, rstd_ptr, n_rows, c, eps, n_1, n_2, s_0, s_1, s_2,
-             LAID: tl.constexpr, HAS_W: tl.constexpr, HAS_B: tl.constexpr,
-             ROWS: tl.constexpr, C: tl.constexpr):  # fmt: skip
+def _normalise(x_ptr, w_ptr, b_ptr, y_ptr, mean_ptr, rstd_ptr, n_rows, c, eps, n_1, n_2,
+               s_0, s_1, s_2, LAID: tl.constexpr, HAS_W: tl.constexpr, HAS_B: tl.constexpr,
+               ROWS: tl.constexpr, C: tl.constexpr):  # fmt: skip
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     cols = tl.arange(0, C)
     inside = (rows < n_rows)[:, None] & (cols < c)[None, :]
@@ -52,9 +52,9 @@ def _forward(x_ptr, w_ptr, b_ptr, y_ptr, mean_ptr, rstd_ptr, n_rows, c, eps, n_1
 
 
 @triton.jit
-def _backward(dy_ptr, x_ptr, w_ptr, mean_ptr, rstd_ptr, dx_ptr, dw_ptr, db_ptr, n_rows, c, tiles,
-              n_1, n_2, s_0, s_1, s_2, LAID: tl.constexpr, HAS_W: tl.constexpr,
-              ROWS: tl.constexpr, C: tl.constexpr):  # fmt: skip
+def _normalise_backward(dy_ptr, x_ptr, w_ptr, mean_ptr, rstd_ptr, dx_ptr, dw_ptr, db_ptr,
+                        n_rows, c, tiles, n_1, n_2, s_0, s_1, s_2, LAID: tl.constexpr,
+                        HAS_W: tl.constexpr, ROWS: tl.constexpr, C: tl.constexpr):  # fmt: skip
     program = tl.program_id(0).to(tl.int64)
     cols = tl.arange(0, C)
     w = tl.full([C], 1.0, tl.float32)
@@ -110,7 +110,7 @@ def _layer_norm(
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
     mean, rstd = (x.new_empty(n_rows, dtype=torch.float32) for _ in range(2))
     w, b = (x if p is None else p for p in (weight, bias))
-    _forward[(triton.cdiv(n_rows, rows),)](
+    _normalise[(triton.cdiv(n_rows, rows),)](
         x, w, b, y, mean, rstd, n_rows, c, eps, **layout,
         HAS_W=weight is not None, HAS_B=bias is not None, ROWS=rows, C=width,
     )  # fmt: skip
@@ -136,7 +136,7 @@ def _layer_norm_backward(
     programs = triton.cdiv(triton.cdiv(n_rows, rows), tiles)
     dx = torch.empty_like(x)
     dw, db = (x.new_empty(programs, c, dtype=torch.float32) for _ in range(2))
-    _backward[(programs,)](
+    _normalise_backward[(programs,)](
         dy, x, x if weight is None else weight, mean, rstd, dx, dw, db, n_rows, c, tiles, **layout,
         HAS_W=weight is not None, ROWS=rows, C=width,
     )  # fmt: skip

@@ -8,14 +8,32 @@ import triton.language as tl
 
 
 @triton.jit
+def statistics(x, cols, c, eps):
+    """Mean and 1/σ of the rows of a float32 tile [ROWS, C], which is 0 beyond its first c columns."""
+    mean = tl.sum(x, 1) / c
+    centred = tl.where(inside_width(cols, c), x - mean[:, None], 0.0)
+    return mean, tl.rsqrt(tl.sum(centred * centred, 1) / c + eps)
+
+
+@triton.jit
+def inside_width(cols, c):
+    """[1, C]: which columns count. Always true, and left out by the compiler, where a constant c is C."""
+    return (cols < c)[None, :] | (c == cols.shape[0])
+
+
+@triton.jit
+def scale_and_shift(w_ptr, b_ptr, cols, c):
+    """The norm's parameters [C], float32."""
+    w = tl.load(w_ptr + cols, mask=cols < c, other=0.0).to(tl.float32)
+    return w, tl.load(b_ptr + cols, mask=cols < c, other=0.0).to(tl.float32)
+
+
+@triton.jit
 def affine_norm(x, w_ptr, b_ptr, cols, c, eps):
     """LN of a float32 tile [ROWS, C] whose first c columns count: value, x_hat, 1/σ and the scale."""
-    mean = tl.sum(x, 1) / c
-    centred = tl.where((cols < c)[None, :], x - mean[:, None], 0.0)
-    rstd = tl.rsqrt(tl.sum(centred * centred, 1) / c + eps)
-    hat = centred * rstd[:, None]
-    w = tl.load(w_ptr + cols, mask=cols < c, other=0.0).to(tl.float32)
-    b = tl.load(b_ptr + cols, mask=cols < c, other=0.0).to(tl.float32)
+    mean, rstd = statistics(x, cols, c, eps)
+    hat = tl.where(inside_width(cols, c), (x - mean[:, None]) * rstd[:, None], 0.0)
+    w, b = scale_and_shift(w_ptr, b_ptr, cols, c)
     return hat * w[None, :] + b[None, :], hat, rstd, w
 
 

@@ -34,9 +34,8 @@ _SHARES = 32  # of the pairs, for the weight's gradient
 
 
 @triton.jit
-def _outer(a_ptr, b_ptr, rows, n, c, i_start, j_start,
-           NI: tl.constexpr, NJ: tl.constexpr, SLICE: tl.constexpr, D: tl.constexpr,
-           ROWS: tl.constexpr):  # fmt: skip
+def _outer(a_ptr, b_ptr, rows, n, c, i_start, j_start, NI: tl.constexpr, NJ: tl.constexpr,
+           SLICE: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr):  # fmt: skip
     """Σ_s a_si ⊗ b_sj of NI x NJ tokens and a slice of a's channels: float32 [NI NJ, SLICE D].
 
     a is packed [rows, N, SLICE], b [rows, N, c].
@@ -78,9 +77,10 @@ def _pairs(i_start, j_start, n, c_z, NI: tl.constexpr, NJ: tl.constexpr, Z: tl.c
 
 
 @triton.jit
-def _forward(a_ptr, b_ptr, rows_ptr, scale_ptr, w_ptr, bias_ptr, y_ptr, n_rows, n, c, c_z, slices,
-             NI: tl.constexpr, NJ: tl.constexpr, SLICE: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr,
-             Z: tl.constexpr):  # fmt: skip
+def _outer_product_forward(a_ptr, b_ptr, rows_ptr, scale_ptr, w_ptr, bias_ptr, y_ptr,
+                           n_rows, n, c, c_z, slices, NI: tl.constexpr, NJ: tl.constexpr,
+                           SLICE: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr,
+                           Z: tl.constexpr):  # fmt: skip
     j_start, i_start = tl.program_id(0) * NJ, tl.program_id(1) * NI
     batch = tl.program_id(2).to(tl.int64)
     rows = tl.load(rows_ptr + batch)
@@ -100,10 +100,10 @@ def _forward(a_ptr, b_ptr, rows_ptr, scale_ptr, w_ptr, bias_ptr, y_ptr, n_rows, 
 
 
 @triton.jit
-def _weight_gradient(dy_ptr, a_ptr, b_ptr, rows_ptr, scale_ptr, dw_ptr, n_rows, n, c, c_z, slices, j_tiles,
-                     tiles, each,
-                     NI: tl.constexpr, NJ: tl.constexpr, SLICE: tl.constexpr, D: tl.constexpr,
-                     ROWS: tl.constexpr, Z: tl.constexpr):  # fmt: skip
+def _outer_product_weight_gradient(dy_ptr, a_ptr, b_ptr, rows_ptr, scale_ptr, dw_ptr,
+                                   n_rows, n, c, c_z, slices, j_tiles, tiles, each,
+                                   NI: tl.constexpr, NJ: tl.constexpr, SLICE: tl.constexpr,
+                                   D: tl.constexpr, ROWS: tl.constexpr, Z: tl.constexpr):  # fmt: skip
     """Of a slice of a's channels, over a share of the tiles of pairs of one example."""
     number, share = tl.program_id(0), tl.program_id(1)
     batch = tl.program_id(2).to(tl.int64)
@@ -124,9 +124,9 @@ def _weight_gradient(dy_ptr, a_ptr, b_ptr, rows_ptr, scale_ptr, dw_ptr, n_rows, 
 
 
 @triton.jit
-def _outer_gradient(dy_ptr, scale, w_ptr, d_ptr, first, last, n, c, c_z,
-                    NI: tl.constexpr, NJ: tl.constexpr, SLICE: tl.constexpr, D: tl.constexpr,
-                    Z: tl.constexpr):  # fmt: skip
+def _outer_product_gradient(dy_ptr, scale, w_ptr, d_ptr, first, last, n, c, c_z,
+                            NI: tl.constexpr, NJ: tl.constexpr, SLICE: tl.constexpr,
+                            D: tl.constexpr, Z: tl.constexpr):  # fmt: skip
     """Gradient of the outer product of the tokens i from `first` to `last`, as a matrix (i, c) x (j, d)."""
     j_start, i_start = tl.program_id(0) * NJ, first + tl.program_id(1) * NI
     channel = tl.program_id(2) * SLICE
@@ -189,7 +189,7 @@ def _outer_product_mean(a: Tensor, b: Tensor, mask: Tensor, weight: Tensor, bias
     sizes = _tile(c, c_z, "forward", a.dtype)
     left = _sliced(_kept(a, mask), sizes["SLICE"])
     y = a.new_empty(examples, n, n, c_z)
-    _forward[(*_grid(n, sizes, n), examples)](
+    _outer_product_forward[(*_grid(n, sizes, n), examples)](
         left, b.contiguous(), *_visited(mask), cast(weight, a.dtype).contiguous(), bias, y,
         m, n, c, c_z, left.shape[1], **sizes,
     )  # fmt: skip
@@ -212,7 +212,7 @@ def _weights_gradient(
     j_tiles, i_tiles = _grid(n, sizes, n)
     shares = min(_SHARES, j_tiles * i_tiles)
     dw = dy.new_empty(examples * shares, *weight.shape, dtype=torch.float32)
-    _weight_gradient[(left.shape[1], shares, examples)](
+    _outer_product_weight_gradient[(left.shape[1], shares, examples)](
         dy, left, b, rows, scale, dw, m, n, c, c_z, left.shape[1], j_tiles,
         j_tiles * i_tiles, triton.cdiv(j_tiles * i_tiles, shares), **sizes,
     )  # fmt: skip
@@ -234,7 +234,7 @@ def _input_gradients(
         last = min(first + step, n)
         d = d_outer[: (last - first) * c]
         grid = (*_grid(n, sizes, last - first), triton.cdiv(c, sizes["SLICE"]))
-        _outer_gradient[grid](dy, scale, weight, d, first, last, n, c, c_z, **sizes)
+        _outer_product_gradient[grid](dy, scale, weight, d, first, last, n, c, c_z, **sizes)
         da[:, first:last] = (b.view(m, -1) @ d.t()).view(m, last - first, c)
         part = a[:, first:last].reshape(m, -1) @ d
         db = part if db is None else db + part.float()
@@ -276,7 +276,7 @@ torch.library.register_autograd("foldwright::outer_product_mean", _gradient, set
 
 
 # below the reference until it has been timed on a GPU: kernels.ops.outer_product_mean=triton chooses it
-@register("outer_product_mean", "triton", supports=needs_triton, preference=-1)
+@register("outer_product_mean", "triton", supports=needs_triton, preference=2)
 def outer_product_mean(a: Tensor, b: Tensor, mask: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """See kernels.reference.outer_product_mean."""
     if a.shape[-1] > MAX_CHANNELS or weight.shape[0] > MAX_OUTPUT:

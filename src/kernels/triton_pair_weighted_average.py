@@ -55,8 +55,9 @@ def _sum(w_ptr, x_ptr, stride_out, stride_in, start, rows, m, n, heads, c: tl.co
 
 
 @triton.jit
-def _forward(w_ptr, v_ptr, gate_ptr, out_ptr, m, n, heads, c: tl.constexpr,
-             TOKENS: tl.constexpr, INNER: tl.constexpr, R: tl.constexpr, C: tl.constexpr):  # fmt: skip
+def _average_forward(w_ptr, v_ptr, gate_ptr, out_ptr, m, n, heads, c: tl.constexpr,
+                     TOKENS: tl.constexpr, INNER: tl.constexpr, R: tl.constexpr,
+                     C: tl.constexpr):  # fmt: skip
     head, start = tl.program_id(0) % heads, tl.program_id(0) // heads * TOKENS
     rows, batch = tl.program_id(1) * R, tl.program_id(2).to(tl.int64)
     base = _base(batch, rows, head, m, n, heads, c)
@@ -68,8 +69,9 @@ def _forward(w_ptr, v_ptr, gate_ptr, out_ptr, m, n, heads, c: tl.constexpr,
 
 
 @triton.jit
-def _gate_gradient(w_ptr, v_ptr, gate_ptr, dout_ptr, dgate_ptr, draw_ptr, m, n, heads, c: tl.constexpr,
-                   TOKENS: tl.constexpr, INNER: tl.constexpr, R: tl.constexpr, C: tl.constexpr):  # fmt: skip
+def _average_gate_gradient(w_ptr, v_ptr, gate_ptr, dout_ptr, dgate_ptr, draw_ptr, m, n,
+                           heads, c: tl.constexpr, TOKENS: tl.constexpr,
+                           INNER: tl.constexpr, R: tl.constexpr, C: tl.constexpr):  # fmt: skip
     """Also of the ungated average, for the others."""
     head, start = tl.program_id(0) % heads, tl.program_id(0) // heads * TOKENS
     rows, batch = tl.program_id(1) * R, tl.program_id(2).to(tl.int64)
@@ -85,8 +87,9 @@ def _gate_gradient(w_ptr, v_ptr, gate_ptr, dout_ptr, dgate_ptr, draw_ptr, m, n, 
 
 
 @triton.jit
-def _value_gradient(w_ptr, draw_ptr, dv_ptr, m, n, heads, c: tl.constexpr,
-                    TOKENS: tl.constexpr, INNER: tl.constexpr, R: tl.constexpr, C: tl.constexpr):  # fmt: skip
+def _average_value_gradient(w_ptr, draw_ptr, dv_ptr, m, n, heads, c: tl.constexpr,
+                            TOKENS: tl.constexpr, INNER: tl.constexpr, R: tl.constexpr,
+                            C: tl.constexpr):  # fmt: skip
     head, start = tl.program_id(0) % heads, tl.program_id(0) // heads * TOKENS
     rows, batch = tl.program_id(1) * R, tl.program_id(2).to(tl.int64)
     base = _base(batch, rows, head, m, n, heads, c)
@@ -97,8 +100,9 @@ def _value_gradient(w_ptr, draw_ptr, dv_ptr, m, n, heads, c: tl.constexpr,
 
 
 @triton.jit
-def _weight_gradient(draw_ptr, v_ptr, dw_ptr, m, n, heads, k_tiles, each, c: tl.constexpr,
-                     Q: tl.constexpr, K: tl.constexpr, R: tl.constexpr, C: tl.constexpr):  # fmt: skip
+def _average_weight_gradient(draw_ptr, v_ptr, dw_ptr, m, n, heads, k_tiles, each,
+                             c: tl.constexpr, Q: tl.constexpr, K: tl.constexpr,
+                             R: tl.constexpr, C: tl.constexpr):  # fmt: skip
     """Σ_s d_raw[s, i] · v[s, j] of a tile of pairs over a share of the rows."""
     head, pair = tl.program_id(0) % heads, tl.program_id(0) // heads
     i, j = pair // k_tiles * Q + tl.arange(0, Q), pair % k_tiles * K + tl.arange(0, K)
@@ -117,7 +121,7 @@ def _weight_gradient(draw_ptr, v_ptr, dw_ptr, m, n, heads, k_tiles, each, c: tl.
 
 
 @triton.jit
-def _softmax_gradient(w_ptr, dw_ptr, dlogits_ptr, shares, maps, n, N: tl.constexpr):
+def _average_softmax_gradient(w_ptr, dw_ptr, dlogits_ptr, shares, maps, n, N: tl.constexpr):
     """w (dw - Σ_j w dw) of one row, dw the sum of its shares."""
     row, batch = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     j = tl.arange(0, N)
@@ -152,7 +156,7 @@ def _pair_weighted_average(v: Tensor, logits: Tensor, gate: Tensor) -> Tensor:
     _, m, n, heads, c = v.shape
     out = torch.empty_like(gate, memory_format=torch.contiguous_format)
     sizes = _tile(c, "forward", v.dtype)
-    _forward[_grid(v, sizes)](
+    _average_forward[_grid(v, sizes)](
         _weights(logits, v.dtype), v.contiguous(), gate.contiguous(), out, m, n, heads, c, **sizes
     )
     return out
@@ -171,11 +175,11 @@ def _logits_gradient(draw: Tensor, v: Tensor, w: Tensor, dtype: torch.dtype) -> 
     each = triton.cdiv(triton.cdiv(m, shares), sizes["R"]) * sizes["R"]
     dw = v.new_empty(b, shares, heads, n, n, dtype=torch.float32)
     k_tiles = triton.cdiv(n, sizes["K"])
-    _weight_gradient[(heads * triton.cdiv(n, sizes["Q"]) * k_tiles, shares, b)](
+    _average_weight_gradient[(heads * triton.cdiv(n, sizes["Q"]) * k_tiles, shares, b)](
         draw, v, dw, m, n, heads, k_tiles, each, c, **sizes
     )
     dlogits = torch.empty_like(w, dtype=dtype)
-    _softmax_gradient[(heads * n, b)](w, dw, dlogits, shares, heads * n, n, N=next_power_of_two(n))
+    _average_softmax_gradient[(heads * n, b)](w, dw, dlogits, shares, heads * n, n, N=next_power_of_two(n))
     return dlogits
 
 
@@ -188,11 +192,11 @@ def _pair_weighted_average_backward(
     draw, dv = torch.empty_like(v), torch.empty_like(v)
     dgate = torch.empty_like(gate, memory_format=torch.contiguous_format)
     sizes = _tile(c, "gate", v.dtype)
-    _gate_gradient[_grid(v, sizes)](
+    _average_gate_gradient[_grid(v, sizes)](
         w, v, gate.contiguous(), dout.contiguous(), dgate, draw, m, n, heads, c, **sizes
     )
     sizes = _tile(c, "values", v.dtype)
-    _value_gradient[_grid(v, sizes)](w, draw, dv, m, n, heads, c, **sizes)
+    _average_value_gradient[_grid(v, sizes)](w, draw, dv, m, n, heads, c, **sizes)
     return dv, _logits_gradient(draw, v, w, logits.dtype), dgate
 
 
@@ -214,7 +218,7 @@ torch.library.register_autograd("foldwright::pair_weighted_average", _gradient, 
 
 
 # below the reference until it has been timed on a GPU: kernels.ops.pair_weighted_average=triton chooses it
-@register("pair_weighted_average", "triton", supports=needs_triton, preference=-1)
+@register("pair_weighted_average", "triton", supports=needs_triton, preference=2)
 def pair_weighted_average(v: Tensor, logits: Tensor, gate: Tensor) -> Tensor:
     """See kernels.reference.pair_weighted_average."""
     return _pair_weighted_average(v, logits, gate)

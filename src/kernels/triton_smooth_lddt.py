@@ -47,8 +47,8 @@ def _radius(nucleotide_ptr, atom, a):
 
 
 @triton.jit
-def _forward(x_ptr, t_ptr, mask_ptr, nucleotide_ptr, score_ptr, count_ptr, a, samples, tiles,
-             ROWS: tl.constexpr, COLS: tl.constexpr):  # fmt: skip
+def _smooth_lddt_forward(x_ptr, t_ptr, mask_ptr, nucleotide_ptr, score_ptr, count_ptr, a,
+                         samples, tiles, ROWS: tl.constexpr, COLS: tl.constexpr):  # fmt: skip
     tile, sample = tl.program_id(0), tl.program_id(1).to(tl.int64)
     x_ptr, t_ptr = x_ptr + sample * a * 3, t_ptr + sample * a * 3
     mask_ptr, nucleotide_ptr = mask_ptr + sample // samples * a, nucleotide_ptr + sample // samples * a
@@ -82,8 +82,8 @@ def _slope(e, k):
 
 
 @triton.jit
-def _backward(x_ptr, t_ptr, mask_ptr, nucleotide_ptr, factor_ptr, dx_ptr, a, samples,
-              ROWS: tl.constexpr, COLS: tl.constexpr):  # fmt: skip
+def _smooth_lddt_gradient(x_ptr, t_ptr, mask_ptr, nucleotide_ptr, factor_ptr, dx_ptr, a,
+                          samples, ROWS: tl.constexpr, COLS: tl.constexpr):  # fmt: skip
     """factor [B D]: incoming gradient over the number of pairs."""
     tile, sample = tl.program_id(0), tl.program_id(1).to(tl.int64)
     x_ptr, t_ptr, dx_ptr = x_ptr + sample * a * 3, t_ptr + sample * a * 3, dx_ptr + sample * a * 3
@@ -124,7 +124,7 @@ def _smooth_lddt(x: Tensor, x_true: Tensor, mask: Tensor, is_nucleotide: Tensor)
     batch, samples, a = x.shape[:3]
     tiles = triton.cdiv(a, _ROWS)
     score, count = (x.new_empty(batch, samples, tiles) for _ in range(2))
-    _forward[(tiles, batch * samples)](
+    _smooth_lddt_forward[(tiles, batch * samples)](
         x.contiguous(), x_true.contiguous(), mask.contiguous(), is_nucleotide.contiguous(), score, count,
         a, samples, tiles, ROWS=_ROWS, COLS=_COLS,
     )  # fmt: skip
@@ -144,7 +144,7 @@ def _smooth_lddt_backward(
     batch, samples, a = x.shape[:3]
     x = x.contiguous()
     dx = torch.empty_like(x)
-    _backward[(triton.cdiv(a, _ROWS), batch * samples)](
+    _smooth_lddt_gradient[(triton.cdiv(a, _ROWS), batch * samples)](
         x, x_true.contiguous(), mask.contiguous(), is_nucleotide.contiguous(), factor.contiguous(), dx,
         a, samples, ROWS=_ROWS, COLS=_COLS,
     )  # fmt: skip

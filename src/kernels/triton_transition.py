@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The SwiGLU transition with its LayerNorm, fully fused: the n c wide hidden layer is never written.
+"""The SwiGLU transition with its LayerNorm and residual, fused.
 
-Forward and input gradient: a program holds a tile of rows and walks the hidden channels, recomputing them in
-the backward pass. Weight gradients: a program holds a slice of hidden channels and walks a share of the rows;
-the shares' partial sums are added in a fixed order, so every gradient is deterministic.
+Forward: a program holds a tile of rows and walks the hidden channels, which are never written. Backward: the
+same walk recomputes them and makes the whole gradient of x; on the way it writes the gated hidden layer and
+the gradients of its factors, of a chunk of rows at most `_CHUNK_BYTES`, from which the weights' gradients are
+a cuBLAS product each. To recompute them for the weights a second time would take 116 GFLOP at 384 tokens
+against 0.9 GB written and read. Chunks are added in float32, in order, so every gradient is deterministic.
 
 Rows wider than 256 channels are not held on chip: see triton_wide_transition. The reference runs above
 MAX_CHANNELS and for the single track, whose rows are too few to be worth a kernel.
 """
 
 from __future__ import annotations
+
+from functools import reduce
 
 import torch
 import triton
@@ -21,182 +25,196 @@ from foldwright.kernels.casts import cast
 from foldwright.kernels.launch import needs_triton, next_power_of_two
 from foldwright.kernels.registry import register
 from foldwright.kernels.tiles import tile
-from foldwright.kernels.triton_norm import affine_norm, norm_backward
+from foldwright.kernels.triton_norm import (
+    affine_norm,
+    inside_width,
+    norm_backward,
+    scale_and_shift,
+    statistics,
+)
+from foldwright.kernels.triton_pairs import apart, order, together
+from foldwright.kernels.triton_sigmoid import sigmoid
 
 MAX_CHANNELS = 512
 _HELD = 256  # channels of a row that a program holds on chip
 _EPS = 1e-5
-_SHARES = 32  # of the rows, for the weight gradients
+_CHUNK_BYTES = 1 << 29  # of what the backward pass writes of the hidden layer
+_WHOLE = 1024  # rows that are whole tiles: chunks are multiples
+
+_Sizes = dict[str, int]
 
 
-def _tile(c: int, kernel: str, dtype: torch.dtype) -> dict[str, int]:
-    """Constexpr sizes and launch options of one kernel: rows and hidden channels of a tile."""
-    return {"C": max(16, next_power_of_two(c))} | tile("transition", kernel, next_power_of_two(c), dtype)
-
-
-@triton.jit
-def _normalised(x_ptr, w_ptr, b_ptr, rows, cols, n_rows, c, eps, C: tl.constexpr):
-    """LN(x) of a tile in float32, and what its gradient needs: x_hat and 1/σ."""
-    inside = (rows < n_rows)[:, None] & (cols < c)[None, :]
-    x = tl.load(x_ptr + rows[:, None] * c + cols[None, :], mask=inside, other=0.0).to(tl.float32)
-    return affine_norm(x, w_ptr, b_ptr, cols, c, eps)
-
-
-@triton.jit
-def _hidden_weights(w_in_ptr, w_out_ptr, hidden, cols, h, c, C: tl.constexpr):
-    """w_a, w_b [HIDDEN, C] and w_out^T [HIDDEN, C] of a slice of hidden channels."""
-    inside = (hidden < h)[:, None] & (cols < c)[None, :]
-    at = hidden[:, None] * c + cols[None, :]
-    w_a = tl.load(w_in_ptr + at, mask=inside, other=0.0)
-    w_b = tl.load(w_in_ptr + h.to(tl.int64) * c + at, mask=inside, other=0.0)
-    w_o = tl.load(w_out_ptr + cols[None, :] * h + hidden[:, None], mask=inside, other=0.0)
-    return w_a, w_b, w_o
+def _launch(n_rows: int, c: int, h: int, kernel: str, dtype: torch.dtype) -> tuple[_Sizes, tuple[int]]:
+    """Constexpr sizes with launch options of one kernel, and its grid over tiles of rows."""
+    width = next_power_of_two(c)
+    sizes = {"C": max(16, width)} | tile("transition", kernel, width, dtype)
+    sizes["EVEN"] = n_rows % sizes["ROWS"] == 0 and h % sizes["HIDDEN"] == 0
+    return sizes, (triton.cdiv(n_rows, sizes["ROWS"]),)
 
 
 @triton.jit
-def _forward(x_ptr, nw_ptr, nb_ptr, w_in_ptr, w_out_ptr, y_ptr, n_rows, c, h, eps,
-             ROWS: tl.constexpr, HIDDEN: tl.constexpr, C: tl.constexpr):  # fmt: skip
-    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    cols = tl.arange(0, C)
-    normed, _, _, _ = _normalised(x_ptr, nw_ptr, nb_ptr, rows, cols, n_rows, c, eps, C)
-    normed = normed.to(x_ptr.dtype.element_ty)
+def _tile(n_rows, c: tl.constexpr, EVEN: tl.constexpr, ROWS: tl.constexpr, C: tl.constexpr):
+    """Of a program: its first row, its rows from there, where their elements are, which exist (all, as the
+    compiler sees, where c is C and EVEN).
+    """
+    first = tl.program_id(0).to(tl.int64) * ROWS
+    rows, cols = tl.arange(0, ROWS), tl.arange(0, C)
+    inside = ((rows < n_rows - first) | EVEN)[:, None] & inside_width(cols, c)
+    return first, rows, cols, rows[:, None] * c + cols[None, :], inside
+
+
+@triton.jit
+def _hidden_weights(w_in_ptr, w_out_ptr, start, cols, h, c: tl.constexpr, EVEN: tl.constexpr,
+                    HIDDEN: tl.constexpr):  # fmt: skip
+    """Of a slice of hidden channels: rows of w_a and w_b in the order of `triton_pairs.order` [2 HIDDEN, C],
+    and w_out^T [HIDDEN, C].
+    """
+    which, row = order(start, HIDDEN)
+    hidden = start + tl.arange(0, HIDDEN)
+    inside = ((row < h) | EVEN)[:, None] & inside_width(cols, c)
+    at = ((which * h + row) * c)[:, None] + cols[None, :]
+    w_in = tl.load(w_in_ptr + at, mask=inside, other=0.0)
+    inside = ((hidden < h) | EVEN)[:, None] & inside_width(cols, c)
+    return w_in, tl.load(w_out_ptr + cols[None, :] * h + hidden[:, None], mask=inside, other=0.0)
+
+
+@triton.jit
+def _factors(normed, w_in, HIDDEN: tl.constexpr):
+    """a and b [ROWS, HIDDEN] by paired weights."""
+    return apart(tl.dot(normed, tl.trans(w_in), input_precision="ieee"), normed.shape[0], HIDDEN)
+
+
+@triton.jit
+def _transition_forward(x_ptr, nw_ptr, nb_ptr, w_in_ptr, w_out_ptr, y_ptr, n_rows, c: tl.constexpr, h, eps,
+                        share, EVEN: tl.constexpr, ROWS: tl.constexpr, HIDDEN: tl.constexpr,
+                        C: tl.constexpr):  # fmt: skip
+    first, _, cols, at, inside = _tile(n_rows, c, EVEN, ROWS, C)
+    x_ptr += first * c
+    x = tl.load(x_ptr + at, mask=inside, other=0.0)
+    normed, _, _, _ = affine_norm(x.to(tl.float32), nw_ptr, nb_ptr, cols, c, eps)
+    normed = normed.to(x.dtype)
     y = tl.zeros([ROWS, C], tl.float32)
     for start in range(0, h, HIDDEN):
-        hidden = start + tl.arange(0, HIDDEN)
-        w_a, w_b, w_o = _hidden_weights(w_in_ptr, w_out_ptr, hidden, cols, h, c, C)
-        a = tl.dot(normed, tl.trans(w_a), input_precision="ieee")
-        b = tl.dot(normed, tl.trans(w_b), input_precision="ieee")
-        gated = (a * tl.sigmoid(a) * b).to(x_ptr.dtype.element_ty)
-        y = tl.dot(gated, w_o, y, input_precision="ieee")
-    inside = (rows < n_rows)[:, None] & (cols < c)[None, :]
-    tl.store(y_ptr + rows[:, None] * c + cols[None, :], y.to(y_ptr.dtype.element_ty), mask=inside)
+        w_in, w_out = _hidden_weights(w_in_ptr, w_out_ptr, start, cols, h, c, EVEN, HIDDEN)
+        a, b = _factors(normed, w_in, HIDDEN)
+        gated = (a * sigmoid(a) * b).to(normed.dtype)
+        y = tl.dot(gated, w_out, y, input_precision="ieee")
+    y += tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32) * share  # not held through the loop
+    tl.store(y_ptr + first * c + at, y.to(y_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def _hidden_gradients(normed, dy, w_a, w_b, w_o):
-    """Recompute a slice of the hidden layer: gated hidden, and the gradients of a and b, all in the dtype
-    of dy.
+def _transition_gradients(dy_ptr, x_ptr, nw_ptr, nb_ptr, w_in_ptr, w_out_ptr, dx_ptr, normed_ptr,
+                          gated_ptr, d_ptr, dnw_ptr, dnb_ptr, n_rows, c: tl.constexpr, h, eps, share,
+                          EVEN: tl.constexpr, ROWS: tl.constexpr, HIDDEN: tl.constexpr,
+                          C: tl.constexpr):  # fmt: skip
+    """The gradient of x, the residual's included; LN(x), the gated hidden layer, and the gradients of its
+    factors a and b, side by side.
     """
-    a = tl.dot(normed, tl.trans(w_a), input_precision="ieee")
-    b = tl.dot(normed, tl.trans(w_b), input_precision="ieee")
-    dh = tl.dot(dy, tl.trans(w_o), input_precision="ieee")
-    sigmoid = tl.sigmoid(a)
-    silu = a * sigmoid
-    da = dh * b * (sigmoid + silu * (1.0 - sigmoid))
-    return (silu * b).to(dy.dtype), da.to(dy.dtype), (dh * silu).to(dy.dtype)
-
-
-@triton.jit
-def _input_gradient(dy_ptr, x_ptr, nw_ptr, nb_ptr, w_in_ptr, w_out_ptr, dx_ptr, dnw_ptr, dnb_ptr,
-                    n_rows, c, h, eps,
-                    ROWS: tl.constexpr, HIDDEN: tl.constexpr, C: tl.constexpr):  # fmt: skip
-    program = tl.program_id(0).to(tl.int64)
-    rows = program * ROWS + tl.arange(0, ROWS)
-    cols = tl.arange(0, C)
-    inside = (rows < n_rows)[:, None] & (cols < c)[None, :]
-    at = rows[:, None] * c + cols[None, :]
-    normed, hat, rstd, w = _normalised(x_ptr, nw_ptr, nb_ptr, rows, cols, n_rows, c, eps, C)
-    normed = normed.to(x_ptr.dtype.element_ty)
-    dy = tl.load(dy_ptr + at, mask=inside, other=0.0)
-    d_normed = tl.zeros([ROWS, C], tl.float32)
+    first, rows, cols, at, inside = _tile(n_rows, c, EVEN, ROWS, C)
+    x_ptr += first * c
+    x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
+    dy = tl.load(dy_ptr + first * c + at, mask=inside, other=0.0)
+    mean, rstd = statistics(x, cols, c, eps)
+    w, shift = scale_and_shift(nw_ptr, nb_ptr, cols, c)
+    normed = ((x - mean[:, None]) * rstd[:, None] * w[None, :] + shift[None, :]).to(dy.dtype)
+    tl.store(normed_ptr + first * c + at, normed, mask=inside)
+    gated_ptr += first * h
+    d_ptr += first * 2 * h
+    d = tl.zeros([ROWS, C], tl.float32)
     for start in range(0, h, HIDDEN):
         hidden = start + tl.arange(0, HIDDEN)
-        w_a, w_b, w_o = _hidden_weights(w_in_ptr, w_out_ptr, hidden, cols, h, c, C)
-        _, da, db = _hidden_gradients(normed, dy, w_a, w_b, w_o)
-        d_normed = tl.dot(da, w_a, d_normed, input_precision="ieee")
-        d_normed = tl.dot(db, w_b, d_normed, input_precision="ieee")
-    tl.store(dnw_ptr + program * c + cols, tl.sum(d_normed * hat, 0), mask=cols < c)
-    tl.store(dnb_ptr + program * c + cols, tl.sum(d_normed, 0), mask=cols < c)
-    dx = norm_backward(d_normed, hat, rstd, w, c)
-    tl.store(dx_ptr + at, dx.to(dx_ptr.dtype.element_ty), mask=inside)
+        inside_hidden = ((rows < n_rows - first) | EVEN)[:, None] & ((hidden < h) | EVEN)[None, :]
+        w_in, w_out = _hidden_weights(w_in_ptr, w_out_ptr, start, cols, h, c, EVEN, HIDDEN)
+        a, b = _factors(normed, w_in, HIDDEN)
+        dh = tl.dot(dy, tl.trans(w_out), input_precision="ieee")
+        gate = sigmoid(a)
+        silu = a * gate
+        da = (dh * b * (gate + silu * (1.0 - gate))).to(dy.dtype)
+        db = (dh * silu).to(dy.dtype)
+        d = tl.dot(together(da, db, ROWS, HIDDEN), w_in, d, input_precision="ieee")
+        at_d = rows[:, None] * (2 * h) + hidden[None, :]
+        tl.store(gated_ptr + rows[:, None] * h + hidden[None, :], (silu * b).to(dy.dtype), mask=inside_hidden)
+        tl.store(d_ptr + at_d, da, mask=inside_hidden)
+        tl.store(d_ptr + h + at_d, db, mask=inside_hidden)
+    x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)  # neither held through the loop
+    dy = tl.load(dy_ptr + first * c + at, mask=inside, other=0.0).to(tl.float32)
+    hat = (x - mean[:, None]) * rstd[:, None]
+    program = tl.program_id(0).to(tl.int64)
+    tl.store(dnw_ptr + program * c + cols, tl.sum(d * hat, 0), mask=cols < c)
+    tl.store(dnb_ptr + program * c + cols, tl.sum(d, 0), mask=cols < c)
+    dx = norm_backward(d, hat, rstd, w, c) + dy * share
+    tl.store(dx_ptr + first * c + at, dx.to(dx_ptr.dtype.element_ty), mask=inside)
 
 
-@triton.jit
-def _weight_gradients(dy_ptr, x_ptr, nw_ptr, nb_ptr, w_in_ptr, w_out_ptr, dw_ptr, n_rows, c, h, tiles, eps,
-                      ROWS: tl.constexpr, HIDDEN: tl.constexpr, C: tl.constexpr):  # fmt: skip
-    share = tl.program_id(1).to(tl.int64)
-    hidden = tl.program_id(0) * HIDDEN + tl.arange(0, HIDDEN)
-    cols = tl.arange(0, C)
-    w_a, w_b, w_o = _hidden_weights(w_in_ptr, w_out_ptr, hidden, cols, h, c, C)
-    dw_a = tl.zeros([HIDDEN, C], tl.float32)
-    dw_b = tl.zeros([HIDDEN, C], tl.float32)
-    dw_o = tl.zeros([HIDDEN, C], tl.float32)
-    for number in range(0, tiles):
-        rows = (share * tiles + number) * ROWS + tl.arange(0, ROWS)
-        inside = (rows < n_rows)[:, None] & (cols < c)[None, :]
-        normed, _, _, _ = _normalised(x_ptr, nw_ptr, nb_ptr, rows, cols, n_rows, c, eps, C)
-        normed = normed.to(x_ptr.dtype.element_ty)
-        dy = tl.load(dy_ptr + rows[:, None] * c + cols[None, :], mask=inside, other=0.0)
-        gated, da, db = _hidden_gradients(normed, dy, w_a, w_b, w_o)
-        dw_a = tl.dot(tl.trans(da), normed, dw_a, input_precision="ieee")
-        dw_b = tl.dot(tl.trans(db), normed, dw_b, input_precision="ieee")
-        dw_o = tl.dot(tl.trans(gated), dy, dw_o, input_precision="ieee")
-    inside = (hidden < h)[:, None] & (cols < c)[None, :]
-    at = share * 3 * h * c + hidden[:, None] * c + cols[None, :]
-    tl.store(dw_ptr + at, dw_a, mask=inside)
-    tl.store(dw_ptr + at + h.to(tl.int64) * c, dw_b, mask=inside)
-    tl.store(dw_ptr + at + 2 * h.to(tl.int64) * c, dw_o, mask=inside)
-
-
-def _sizes(x: Tensor, w_out: Tensor) -> tuple[int, int, int]:
-    return x.numel() // x.shape[-1], x.shape[-1], w_out.shape[1]
-
-
-@torch.library.custom_op("foldwright::transition", mutates_args=())
-def _transition(x: Tensor, norm_w: Tensor, norm_b: Tensor, w_in: Tensor, w_out: Tensor) -> Tensor:
-    x = x.contiguous()
-    n_rows, c, h = _sizes(x, w_out)
-    low_in, low_out = cast(w_in, x.dtype).contiguous(), cast(w_out, x.dtype).contiguous()
-    if c > _HELD:
-        return triton_wide_transition.forward(x, norm_w, norm_b, low_in, low_out, _EPS)
-    sizes = _tile(c, "forward", x.dtype)
-    y = torch.empty_like(x)
-    _forward[(triton.cdiv(n_rows, sizes["ROWS"]),)](
-        x, norm_w, norm_b, low_in, low_out, y, n_rows, c, h, _EPS, **sizes
-    )
+def _forward_held(
+    x: Tensor, norm_w: Tensor, norm_b: Tensor, w_in: Tensor, w_out: Tensor, share: float, eps: float
+) -> Tensor:
+    c, h = w_out.shape
+    n_rows, y = x.numel() // c, torch.empty_like(x)
+    sizes, grid = _launch(n_rows, c, h, "forward", x.dtype)
+    _transition_forward[grid](x, norm_w, norm_b, w_in, w_out, y, n_rows, c, h, eps, share, **sizes)
     return y
 
 
+def _backward_held(
+    dy: Tensor,
+    x: Tensor,
+    norm_w: Tensor,
+    norm_b: Tensor,
+    w_in: Tensor,
+    w_out: Tensor,
+    share: float,
+    eps: float,
+) -> tuple[Tensor, list[Tensor]]:
+    """Gradients of x, in its dtype, and of the four parameters, in float32."""
+    c, h = w_out.shape
+    dx = torch.empty_like(x)
+    parts: list[tuple[Tensor, ...]] = []
+    rows = max(1, _CHUNK_BYTES // (3 * h * x.element_size() * _WHOLE)) * _WHOLE
+    for chunk, dy_chunk, dx_chunk in zip(*(t.view(-1, c).split(rows) for t in (x, dy, dx)), strict=True):
+        n = len(chunk)
+        normed, gated, d = (x.new_empty(n, columns) for columns in (c, h, 2 * h))
+        sizes, grid = _launch(n, c, h, "gradients", x.dtype)
+        partial = x.new_empty(2, *grid, c, dtype=torch.float32)
+        _transition_gradients[grid](
+            dy_chunk, chunk, norm_w, norm_b, w_in, w_out, dx_chunk, normed, gated, d, *partial,
+            n, c, h, eps, share, **sizes,
+        )  # fmt: skip
+        weights = (d.t() @ normed).float(), (dy_chunk.t() @ gated).float()
+        parts.append((partial[0].sum(0), partial[1].sum(0), *weights))
+    return dx, [reduce(torch.add, gradients) for gradients in zip(*parts, strict=True)]
+
+
+@torch.library.custom_op("foldwright::transition", mutates_args=())
+def _transition(
+    x: Tensor, norm_w: Tensor, norm_b: Tensor, w_in: Tensor, w_out: Tensor, share: float
+) -> Tensor:
+    low_in, low_out = cast(w_in, x.dtype).contiguous(), cast(w_out, x.dtype).contiguous()
+    forward = _forward_held if x.shape[-1] <= _HELD else triton_wide_transition.forward
+    return forward(x.contiguous(), norm_w, norm_b, low_in, low_out, share, _EPS)
+
+
 @_transition.register_fake
-def _(x: Tensor, norm_w: Tensor, norm_b: Tensor, w_in: Tensor, w_out: Tensor) -> Tensor:
+def _(x: Tensor, norm_w: Tensor, norm_b: Tensor, w_in: Tensor, w_out: Tensor, share: float) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 @torch.library.custom_op("foldwright::transition_backward", mutates_args=())
 def _transition_backward(
-    dy: Tensor, x: Tensor, norm_w: Tensor, norm_b: Tensor, w_in: Tensor, w_out: Tensor
+    dy: Tensor, x: Tensor, norm_w: Tensor, norm_b: Tensor, w_in: Tensor, w_out: Tensor, share: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    x, dy = x.contiguous(), dy.contiguous()
-    n_rows, c, h = _sizes(x, w_out)
     low_in, low_out = cast(w_in, x.dtype).contiguous(), cast(w_out, x.dtype).contiguous()
-    if c > _HELD:
-        dx, *grads = triton_wide_transition.backward(dy, x, norm_w, norm_b, low_in, low_out, _EPS)
-        parameters = (norm_w, norm_b, w_in, w_out)
-        d_norm_w, d_norm_b, d_in, d_out = (g.to(p.dtype) for g, p in zip(grads, parameters, strict=True))
-        return dx, d_norm_w, d_norm_b, d_in, d_out
-    sizes = _tile(c, "input", x.dtype)
-    n_tiles = triton.cdiv(n_rows, sizes["ROWS"])
-    dx = torch.empty_like(x)
-    partial = x.new_empty(2, n_tiles, c, dtype=torch.float32)
-    _input_gradient[(n_tiles,)](
-        dy, x, norm_w, norm_b, low_in, low_out, dx, partial[0], partial[1], n_rows, c, h, _EPS, **sizes
-    )
-    sizes = _tile(c, "weights", x.dtype)
-    n_tiles = triton.cdiv(n_rows, sizes["ROWS"])
-    shares = min(_SHARES, n_tiles)
-    dw = x.new_empty(shares, 3, h, c, dtype=torch.float32)
-    _weight_gradients[(triton.cdiv(h, sizes["HIDDEN"]), shares)](
-        dy, x, norm_w, norm_b, low_in, low_out, dw, n_rows, c, h, triton.cdiv(n_tiles, shares), _EPS, **sizes
-    )
-    d_norm_w, d_norm_b, dw = partial[0].sum(0), partial[1].sum(0), dw.sum(0)
-    d_in = dw[:2].reshape(2 * h, c).to(w_in.dtype)
-    d_out = dw[2].t().to(w_out.dtype, copy=True, memory_format=torch.contiguous_format)
-    return dx, d_norm_w.to(norm_w.dtype), d_norm_b.to(norm_b.dtype), d_in, d_out
+    backward = _backward_held if x.shape[-1] <= _HELD else triton_wide_transition.backward
+    dx, grads = backward(dy.contiguous(), x.contiguous(), norm_w, norm_b, low_in, low_out, share, _EPS)
+    parameters = (norm_w, norm_b, w_in, w_out)
+    d_norm_w, d_norm_b, d_in, d_out = (g.to(p.dtype) for g, p in zip(grads, parameters, strict=True))
+    return dx, d_norm_w, d_norm_b, d_in, d_out
 
 
 @_transition_backward.register_fake
 def _(
-    dy: Tensor, x: Tensor, norm_w: Tensor, norm_b: Tensor, w_in: Tensor, w_out: Tensor
+    dy: Tensor, x: Tensor, norm_w: Tensor, norm_b: Tensor, w_in: Tensor, w_out: Tensor, share: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     dx = torch.empty_like(x, memory_format=torch.contiguous_format)
     return (
@@ -209,20 +227,23 @@ def _(
 
 
 def _setup(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs)
+    *saved, ctx.share = inputs
+    ctx.save_for_backward(*saved)
 
 
 def _gradient(ctx, dy):
-    return _transition_backward(dy, *ctx.saved_tensors)
+    return *_transition_backward(dy, *ctx.saved_tensors, ctx.share), None
 
 
 torch.library.register_autograd("foldwright::transition", _gradient, setup_context=_setup)
 
 
 @register("transition", "triton", supports=needs_triton, preference=2)
-def transition(x: Tensor, norm_w: Tensor, norm_b: Tensor, w_in: Tensor, w_out: Tensor) -> Tensor:
+def transition(
+    x: Tensor, norm_w: Tensor, norm_b: Tensor, w_in: Tensor, w_out: Tensor, share: float = 1.0
+) -> Tensor:
     """See kernels.reference.transition."""
     single_track = x.shape[-1] > _HELD and x.dim() < 4
     if x.shape[-1] > MAX_CHANNELS or single_track:
-        return reference.transition(x, norm_w, norm_b, w_in, w_out)
-    return _transition(x, norm_w, norm_b, w_in, w_out)
+        return reference.transition(x, norm_w, norm_b, w_in, w_out, share)
+    return _transition(x, norm_w, norm_b, w_in, w_out, share)

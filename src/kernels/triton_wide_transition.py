@@ -17,6 +17,7 @@ from torch import Tensor
 from foldwright.kernels.tiles import tile
 from foldwright.kernels.triton_layer_norm import _layer_norm, _layer_norm_backward
 from foldwright.kernels.triton_product import product
+from foldwright.kernels.triton_sigmoid import sigmoid
 
 _CHUNK_BYTES = 1 << 28  # of what a chunk of rows writes
 
@@ -31,27 +32,27 @@ def _place(n_rows, h, ROWS: tl.constexpr, OUT: tl.constexpr):
 
 
 @triton.jit
-def _gated(x_ptr, w_ptr, y_ptr, n_rows, c, h,
+def _wide_transition_gated(x_ptr, w_ptr, y_ptr, n_rows, c, h,
            ROWS: tl.constexpr, OUT: tl.constexpr, INNER: tl.constexpr):  # fmt: skip
     """silu(x w_a^T) * x w_b^T of a tile, w = [w_a; w_b]."""
     rows, hidden, inside = _place(n_rows, h, ROWS, OUT)
     a = product(x_ptr, w_ptr, rows, hidden, n_rows, h, c, ROWS, OUT, INNER)
     b = product(x_ptr, w_ptr + h * c, rows, hidden, n_rows, h, c, ROWS, OUT, INNER)
-    y = a * tl.sigmoid(a) * b
+    y = a * sigmoid(a) * b
     tl.store(y_ptr + rows[:, None] * h + hidden[None, :], y.to(y_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def _gated_gradients(x_ptr, dy_ptr, w_in_ptr, w_out_ptr, y_ptr, d_ptr, n_rows, c, h,
+def _wide_transition_gradients(x_ptr, dy_ptr, w_in_ptr, w_out_ptr, y_ptr, d_ptr, n_rows, c, h,
                      ROWS: tl.constexpr, OUT: tl.constexpr, INNER: tl.constexpr):  # fmt: skip
     """The gated hidden layer again, and the gradients of a and b side by side; w_out is transposed."""
     rows, hidden, inside = _place(n_rows, h, ROWS, OUT)
     a = product(x_ptr, w_in_ptr, rows, hidden, n_rows, h, c, ROWS, OUT, INNER)
     b = product(x_ptr, w_in_ptr + h * c, rows, hidden, n_rows, h, c, ROWS, OUT, INNER)
     dh = product(dy_ptr, w_out_ptr, rows, hidden, n_rows, h, c, ROWS, OUT, INNER)
-    sigmoid = tl.sigmoid(a)
-    silu = a * sigmoid
-    da = dh * b * (sigmoid + silu * (1.0 - sigmoid))
+    gate = sigmoid(a)
+    silu = a * gate
+    da = dh * b * (gate + silu * (1.0 - gate))
     at = rows[:, None] * h + hidden[None, :]
     d_at = rows[:, None] * 2 * h + hidden[None, :]
     tl.store(y_ptr + at, (silu * b).to(y_ptr.dtype.element_ty), mask=inside)
@@ -70,7 +71,9 @@ def _chunks(x: Tensor, columns: int) -> tuple[Tensor, ...]:
     return x.view(-1, x.shape[-1]).split(max(1, rows))
 
 
-def forward(x: Tensor, norm_w: Tensor, norm_b: Tensor, w_in: Tensor, w_out: Tensor, eps: float) -> Tensor:
+def forward(
+    x: Tensor, norm_w: Tensor, norm_b: Tensor, w_in: Tensor, w_out: Tensor, share: float, eps: float
+) -> Tensor:
     """See kernels.reference.transition; x contiguous, weights w_in and w_out contiguous in its dtype."""
     c, h = w_out.shape
     y = torch.empty_like(x)
@@ -78,14 +81,21 @@ def forward(x: Tensor, norm_w: Tensor, norm_b: Tensor, w_in: Tensor, w_out: Tens
         normed = _layer_norm(chunk, norm_w, norm_b, eps)[0]
         hidden = x.new_empty(len(chunk), h)
         sizes, grid = _launch(chunk, h, "gated")
-        _gated[grid](normed, w_in, hidden, len(chunk), c, h, **sizes)
-        torch.mm(hidden, w_out.t(), out=out)
+        _wide_transition_gated[grid](normed, w_in, hidden, len(chunk), c, h, **sizes)
+        torch.addmm(chunk, hidden, w_out.t(), beta=share, out=out)
     return y
 
 
 def backward(
-    dy: Tensor, x: Tensor, norm_w: Tensor, norm_b: Tensor, w_in: Tensor, w_out: Tensor, eps: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    dy: Tensor,
+    x: Tensor,
+    norm_w: Tensor,
+    norm_b: Tensor,
+    w_in: Tensor,
+    w_out: Tensor,
+    share: float,
+    eps: float,
+) -> tuple[Tensor, list[Tensor]]:
     """Gradients of x, in its dtype, and of the four parameters, in float32; all contiguous."""
     c, h = w_out.shape
     w_across = w_out.t().contiguous()
@@ -97,11 +107,13 @@ def backward(
         normed, mean, rstd = _layer_norm(chunk, norm_w, norm_b, eps)
         hidden, d = (x.new_empty(len(chunk), k * h) for k in (1, 2))
         sizes, grid = _launch(chunk, h, "gradients")
-        _gated_gradients[grid](normed, dy_chunk, w_in, w_across, hidden, d, len(chunk), c, h, **sizes)
+        _wide_transition_gradients[grid](
+            normed, dy_chunk, w_in, w_across, hidden, d, len(chunk), c, h, **sizes
+        )
         d_in += d.t() @ normed
         d_out += dy_chunk.t() @ hidden
         d_chunk, d_w, d_b = _layer_norm_backward(d @ w_in, chunk, norm_w, mean, rstd)
-        dx_chunk.copy_(d_chunk)
+        torch.add(d_chunk, dy_chunk, alpha=share, out=dx_chunk)
         d_norm_w += d_w
         d_norm_b += d_b
-    return dx, d_norm_w, d_norm_b, d_in, d_out
+    return dx, [d_norm_w, d_norm_b, d_in, d_out]

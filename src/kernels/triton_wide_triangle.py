@@ -16,12 +16,20 @@ import triton.language as tl
 from torch import Tensor
 
 from foldwright.kernels.tiles import tile
-from foldwright.kernels.triton_layer_norm import _layer_norm
+from foldwright.kernels.triton_layer_norm import _layer_norm, _layer_norm_backward
 from foldwright.kernels.triton_norm import affine_norm, norm_backward
 from foldwright.kernels.triton_product import product
+from foldwright.kernels.triton_sigmoid import sigmoid
 
 EPS = 1e-5
 Norm = tuple[Tensor, Tensor]  # scale and shift
+
+
+class Drop(NamedTuple):
+    """The update's dropout: factors are `scale` where `keep`, uint8 [B, N, c], is 1; none if scale is 1."""
+
+    keep: Tensor
+    scale: float
 
 
 class Passes(NamedTuple):
@@ -30,15 +38,16 @@ class Passes(NamedTuple):
     the gate's into the last c columns, the others' (w_in's order) into the rest.
 
     project(z, mask, norm, w) -> a, b
-    gate_out(z, product, norm_in, norm_out, w_out, w_gate) -> out
+    gate_out(z, product, norm_in, norm_out, w_out, w_gate, drop) -> z + dropout(update)
     gate_out_backward(dy, *gate_out's, d) -> gradients of the product, of norm_out's scale and shift, of w_out
-    project_backward(da, db, *project's, d) -> LN(z) [pairs, c], its mean and 1/σ
+    project_backward(da, db, dy, *project's, w_gate, d) -> LN(z) [pairs, c], gradients of z, the residual's
+    included, and of norm's scale and shift
     """
 
     project: Callable[..., tuple[Tensor, Tensor]]
     gate_out: Callable[..., Tensor]
     gate_out_backward: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]
-    project_backward: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    project_backward: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]
 
 
 @triton.jit
@@ -51,10 +60,17 @@ def _place(slices, ROWS: tl.constexpr, OUT: tl.constexpr):
 
 
 @triton.jit
-def _pair_mask(mask_ptr, rows, n):
+def pair_mask(mask_ptr, rows, n):
     """token_mask[i] token_mask[j] of pairs row = i n + j, as float32."""
     i = tl.load(mask_ptr + rows // n, mask=rows < n * n, other=0).to(tl.float32)
     return i * tl.load(mask_ptr + rows % n, mask=rows < n * n, other=0).to(tl.float32)
+
+
+@triton.jit
+def kept_factors(keep_ptr, batch, rows, out, n, c, scale, inside):
+    """Factors of the dropout, `scale` or 0, from its mask [B, N, c] of 0 and 1, shared by the rows i."""
+    at = batch * n * c + (rows % n)[:, None] * c + out[None, :]
+    return tl.load(keep_ptr + at, mask=inside, other=0).to(tl.float32) * scale
 
 
 @triton.jit
@@ -62,12 +78,12 @@ def _gate_and_value(x_ptr, w_ptr, which, rows, out, size, c,
                     ROWS: tl.constexpr, OUT: tl.constexpr, INNER: tl.constexpr):  # fmt: skip
     """Gate and value, before the gate's application, of a's (`which` 0) or b's (1) channels `out`."""
     w_ptr += which * c * c
-    gate = tl.sigmoid(product(x_ptr, w_ptr, rows, out, size, c, c, ROWS, OUT, INNER))
+    gate = sigmoid(product(x_ptr, w_ptr, rows, out, size, c, c, ROWS, OUT, INNER))
     return gate, product(x_ptr, w_ptr + 2 * c * c, rows, out, size, c, c, ROWS, OUT, INNER)
 
 
 @triton.jit
-def _project(x_ptr, mask_ptr, w_ptr, a_ptr, b_ptr, n, c,
+def _wide_triangle_project(x_ptr, mask_ptr, w_ptr, a_ptr, b_ptr, n, c,
              ROWS: tl.constexpr, OUT: tl.constexpr, INNER: tl.constexpr):  # fmt: skip
     size = n * n
     slices = tl.cdiv(c, OUT)
@@ -76,7 +92,7 @@ def _project(x_ptr, mask_ptr, w_ptr, a_ptr, b_ptr, n, c,
     out = number % slices * OUT + tl.arange(0, OUT)
     x_ptr += batch * size * c
     gate, value = _gate_and_value(x_ptr, w_ptr, which, rows, out, size, c, ROWS, OUT, INNER)
-    y = gate * value * _pair_mask(mask_ptr + batch * n, rows, n)[:, None]
+    y = gate * value * pair_mask(mask_ptr + batch * n, rows, n)[:, None]
     y = y.to(a_ptr.dtype.element_ty)
     at = (batch * c + out[None, :]) * size + rows[:, None]
     inside = (rows < size)[:, None] & (out < c)[None, :]
@@ -87,7 +103,7 @@ def _project(x_ptr, mask_ptr, w_ptr, a_ptr, b_ptr, n, c,
 
 
 @triton.jit
-def _project_backward(da_ptr, db_ptr, x_ptr, mask_ptr, w_ptr, d_ptr, n, c,
+def _wide_triangle_project_backward(da_ptr, db_ptr, x_ptr, mask_ptr, w_ptr, d_ptr, n, c,
                       ROWS: tl.constexpr, OUT: tl.constexpr, INNER: tl.constexpr):  # fmt: skip
     """Gradients of gate logits and values of a and b, in columns 0 to 4 c of d."""
     size = n * n
@@ -103,7 +119,7 @@ def _project_backward(da_ptr, db_ptr, x_ptr, mask_ptr, w_ptr, d_ptr, n, c,
         g = tl.load(da_ptr + at, mask=inside, other=0.0)
     else:
         g = tl.load(db_ptr + at, mask=inside, other=0.0)
-    g = g.to(tl.float32) * _pair_mask(mask_ptr + batch * n, rows, n)[:, None]
+    g = g.to(tl.float32) * pair_mask(mask_ptr + batch * n, rows, n)[:, None]
     d_at = (batch * size + rows[:, None]) * 5 * c + which * c + out[None, :]
     d_gate = g * value * gate * (1.0 - gate)
     tl.store(d_ptr + d_at, d_gate.to(d_ptr.dtype.element_ty), mask=inside)
@@ -111,37 +127,47 @@ def _project_backward(da_ptr, db_ptr, x_ptr, mask_ptr, w_ptr, d_ptr, n, c,
 
 
 @triton.jit
-def _gate_out(x_ptr, y_ptr, wo_ptr, wg_ptr, out_ptr, size, c,
-              ROWS: tl.constexpr, OUT: tl.constexpr, INNER: tl.constexpr):  # fmt: skip
+def _wide_triangle_gate_out(x_ptr, y_ptr, z_ptr, keep_ptr, wo_ptr, wg_ptr, out_ptr, n, c, scale,
+                            DROPS: tl.constexpr, ROWS: tl.constexpr, OUT: tl.constexpr,
+                            INNER: tl.constexpr):  # fmt: skip
+    size = n * n
     rows, batch, number = _place(tl.cdiv(c, OUT), ROWS, OUT)
     out = number * OUT + tl.arange(0, OUT)
     pairs = batch * size * c
     value = product(y_ptr + pairs, wo_ptr, rows, out, size, c, c, ROWS, OUT, INNER)
-    gate = tl.sigmoid(product(x_ptr + pairs, wg_ptr, rows, out, size, c, c, ROWS, OUT, INNER))
+    gate = sigmoid(product(x_ptr + pairs, wg_ptr, rows, out, size, c, c, ROWS, OUT, INNER))
     inside = (rows < size)[:, None] & (out < c)[None, :]
     at = pairs + rows[:, None] * c + out[None, :]
-    tl.store(out_ptr + at, (value * gate).to(out_ptr.dtype.element_ty), mask=inside)
+    update = value * gate
+    if DROPS:
+        update *= kept_factors(keep_ptr, batch, rows, out, n, c, scale, inside)
+    update += tl.load(z_ptr + at, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out_ptr + at, update.to(out_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def _gate_out_backward(dy_ptr, x_ptr, y_ptr, wo_ptr, wg_ptr, dv_ptr, d_ptr, size, c,
-                       ROWS: tl.constexpr, OUT: tl.constexpr, INNER: tl.constexpr):  # fmt: skip
+def _wide_triangle_gate_out_backward(dy_ptr, x_ptr, y_ptr, keep_ptr, wo_ptr, wg_ptr, dv_ptr, d_ptr, n, c,
+                                     scale, DROPS: tl.constexpr, ROWS: tl.constexpr, OUT: tl.constexpr,
+                                     INNER: tl.constexpr):  # fmt: skip
     """Gradient of the projected value; that of the gate's logit, in columns 4 c to 5 c of d."""
+    size = n * n
     rows, batch, number = _place(tl.cdiv(c, OUT), ROWS, OUT)
     out = number * OUT + tl.arange(0, OUT)
     pairs = batch * size * c
     value = product(y_ptr + pairs, wo_ptr, rows, out, size, c, c, ROWS, OUT, INNER)
-    gate = tl.sigmoid(product(x_ptr + pairs, wg_ptr, rows, out, size, c, c, ROWS, OUT, INNER))
+    gate = sigmoid(product(x_ptr + pairs, wg_ptr, rows, out, size, c, c, ROWS, OUT, INNER))
     inside = (rows < size)[:, None] & (out < c)[None, :]
     at = pairs + rows[:, None] * c
     dy = tl.load(dy_ptr + at + out[None, :], mask=inside, other=0.0).to(tl.float32)
+    if DROPS:
+        dy *= kept_factors(keep_ptr, batch, rows, out, n, c, scale, inside)
     d_gate = dy * value * gate * (1.0 - gate)
     tl.store(dv_ptr + at + out[None, :], (dy * gate).to(dv_ptr.dtype.element_ty), mask=inside)
     tl.store(d_ptr + 5 * at + 4 * c + out[None, :], d_gate.to(d_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def _norm(p_ptr, w_ptr, b_ptr, y_ptr, size, c, eps, ROWS: tl.constexpr, C: tl.constexpr):
+def _wide_triangle_norm(p_ptr, w_ptr, b_ptr, y_ptr, size, c, eps, ROWS: tl.constexpr, C: tl.constexpr):
     """LN of the product, which is channel-major, by pairs."""
     rows, batch, _ = _place(1, ROWS, C)
     cols = tl.arange(0, C)
@@ -153,7 +179,7 @@ def _norm(p_ptr, w_ptr, b_ptr, y_ptr, size, c, eps, ROWS: tl.constexpr, C: tl.co
 
 
 @triton.jit
-def _norm_backward(d_ptr, p_ptr, w_ptr, b_ptr, dp_ptr, dw_ptr, db_ptr, size, c, eps,
+def _wide_triangle_norm_backward(d_ptr, p_ptr, w_ptr, b_ptr, dp_ptr, dw_ptr, db_ptr, size, c, eps,
                    ROWS: tl.constexpr, C: tl.constexpr):  # fmt: skip
     rows, batch, _ = _place(1, ROWS, C)
     cols = tl.arange(0, C)
@@ -188,7 +214,7 @@ def _normed_product(product: Tensor, norm: Norm) -> Tensor:
     b, c, n, _ = product.shape
     y = product.new_empty(b * n * n, c)
     sizes, grid = _launch_norm(product, "norm")
-    _norm[grid](product, *norm, y, n * n, c, EPS, **sizes)
+    _wide_triangle_norm[grid](product, *norm, y, n * n, c, EPS, **sizes)
     return y
 
 
@@ -197,47 +223,56 @@ def _project_wide(z: Tensor, mask: Tensor, norm: Norm, w: Tensor) -> tuple[Tenso
     x = _layer_norm(z, *norm, EPS)[0]
     left, right = (z.new_empty(b, c, n, n) for _ in range(2))
     sizes, grid = _launch(z, "project", 2 * c)
-    _project[grid](x, mask, w, left, right, n, c, **sizes)
+    _wide_triangle_project[grid](x, mask, w, left, right, n, c, **sizes)
     return left, right
 
 
 def _gate_out_wide(
-    z: Tensor, product: Tensor, norm_in: Norm, norm_out: Norm, w_out: Tensor, w_gate: Tensor
+    z: Tensor, product: Tensor, norm_in: Norm, norm_out: Norm, w_out: Tensor, w_gate: Tensor, drop: Drop
 ) -> Tensor:
     _, n, _, c = z.shape
     x, y = _layer_norm(z, *norm_in, EPS)[0], _normed_product(product, norm_out)
     out = torch.empty_like(z)
     sizes, grid = _launch(z, "gate_out", c)
-    _gate_out[grid](x, y, w_out, w_gate, out, n * n, c, **sizes)
+    _wide_triangle_gate_out[grid](
+        x, y, z, drop.keep, w_out, w_gate, out, n, c, drop.scale, DROPS=drop.scale != 1.0, **sizes
+    )
     return out
 
 
 def _gate_out_backward_wide(
     dy: Tensor, z: Tensor, product: Tensor, norm_in: Norm, norm_out: Norm, w_out: Tensor, w_gate: Tensor,
-    d: Tensor,
+    drop: Drop, d: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     b, n, _, c = z.shape
     x, y = _layer_norm(z, *norm_in, EPS)[0], _normed_product(product, norm_out)
     d_value = torch.empty_like(y)
     sizes, grid = _launch(z, "gate_out_backward", c)
-    _gate_out_backward[grid](dy, x, y, w_out, w_gate, d_value, d, n * n, c, **sizes)
+    _wide_triangle_gate_out_backward[grid](
+        dy, x, y, drop.keep, w_out, w_gate, d_value, d, n, c, drop.scale, DROPS=drop.scale != 1.0, **sizes
+    )
     dw_out = d_value.t() @ y
     d_y = torch.mm(d_value, w_out, out=y)  # in y's memory: it is not needed any more
     d_product = torch.empty_like(product)
     sizes, grid = _launch_norm(product, "norm_backward")
     d_norm_w, d_norm_b = (z.new_empty(grid[0] * b, c, dtype=torch.float32) for _ in range(2))
-    _norm_backward[grid](d_y, product, *norm_out, d_product, d_norm_w, d_norm_b, n * n, c, EPS, **sizes)
+    _wide_triangle_norm_backward[grid](
+        d_y, product, *norm_out, d_product, d_norm_w, d_norm_b, n * n, c, EPS, **sizes
+    )
     return d_product, d_norm_w.sum(0), d_norm_b.sum(0), dw_out
 
 
 def _project_backward_wide(
-    d_left: Tensor, d_right: Tensor, z: Tensor, mask: Tensor, norm: Norm, w: Tensor, d: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+    d_left: Tensor, d_right: Tensor, dy: Tensor, z: Tensor, mask: Tensor, norm: Norm, w: Tensor,
+    w_gate: Tensor, d: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     _, n, _, c = z.shape
     x, mean, rstd = _layer_norm(z, *norm, EPS)
     sizes, grid = _launch(z, "project_backward", 2 * c)
-    _project_backward[grid](d_left, d_right, x, mask, w, d, n, c, **sizes)
-    return x.view(-1, c), mean, rstd
+    _wide_triangle_project_backward[grid](d_left, d_right, x, mask, w, d, n, c, **sizes)
+    dx = torch.mm(d, torch.cat([w, w_gate]))
+    dz, d_norm_w, d_norm_b = _layer_norm_backward(dx.view(z.shape), z, norm[0], mean, rstd)
+    return x.view(-1, c), dz.add_(dy), d_norm_w, d_norm_b
 
 
 PASSES = Passes(_project_wide, _gate_out_wide, _gate_out_backward_wide, _project_backward_wide)

@@ -51,9 +51,9 @@ def _softmax(q, k, bias, scale):
 
 
 @triton.jit
-def _forward(q_ptr, k_ptr, v_ptr, bias_ptr, gate_ptr, out_ptr, qb, qd, qa, qh, kb, kd, ka, kh, vb, vd, va, vh,
-             samples, a, heads, c, scale,
-             Q: tl.constexpr, K: tl.constexpr, MARGIN: tl.constexpr, C: tl.constexpr):  # fmt: skip
+def _window_forward(q_ptr, k_ptr, v_ptr, bias_ptr, gate_ptr, out_ptr, qb, qd, qa, qh, kb,
+                    kd, ka, kh, vb, vd, va, vh, samples, a, heads, c, scale,
+                    Q: tl.constexpr, K: tl.constexpr, MARGIN: tl.constexpr, C: tl.constexpr):  # fmt: skip
     window, head = tl.program_id(0), (tl.program_id(1) % heads).to(tl.int64)
     batch = (tl.program_id(1) // heads).to(tl.int64)
     d = tl.program_id(2).to(tl.int64)
@@ -73,10 +73,11 @@ def _forward(q_ptr, k_ptr, v_ptr, bias_ptr, gate_ptr, out_ptr, qb, qd, qa, qh, k
 
 
 @triton.jit
-def _query_gradient(q_ptr, k_ptr, v_ptr, bias_ptr, gate_ptr, dout_ptr, dq_ptr, dgate_ptr, draw_ptr,
-                    lse_ptr, delta_ptr, qb, qd, qa, qh, kb, kd, ka, kh, vb, vd, va, vh,
-                    samples, a, heads, c, scale, softmax_scale,
-                    Q: tl.constexpr, K: tl.constexpr, MARGIN: tl.constexpr, C: tl.constexpr):  # fmt: skip
+def _window_query_gradient(q_ptr, k_ptr, v_ptr, bias_ptr, gate_ptr, dout_ptr, dq_ptr,
+                           dgate_ptr, draw_ptr, lse_ptr, delta_ptr, qb, qd, qa, qh, kb, kd,
+                           ka, kh, vb, vd, va, vh, samples, a, heads, c, scale,
+                           softmax_scale, Q: tl.constexpr, K: tl.constexpr,
+                           MARGIN: tl.constexpr, C: tl.constexpr):  # fmt: skip
     """Also of the gate and the ungated output, the rows' log-sum-exp and their sums delta, for the others."""
     window, head = tl.program_id(0), (tl.program_id(1) % heads).to(tl.int64)
     batch = (tl.program_id(1) // heads).to(tl.int64)
@@ -106,10 +107,11 @@ def _query_gradient(q_ptr, k_ptr, v_ptr, bias_ptr, gate_ptr, dout_ptr, dq_ptr, d
 
 
 @triton.jit
-def _bias_gradient(q_ptr, k_ptr, v_ptr, bias_ptr, draw_ptr, lse_ptr, delta_ptr, dbias_ptr,
-                   qb, qd, qa, qh, kb, kd, ka, kh, vb, vd, va, vh, samples, each, a, heads, c, scale,
-                   Q: tl.constexpr, K: tl.constexpr, MARGIN: tl.constexpr, C: tl.constexpr,
-                   PART: tl.constexpr):  # fmt: skip
+def _window_bias_gradient(q_ptr, k_ptr, v_ptr, bias_ptr, draw_ptr, lse_ptr, delta_ptr,
+                          dbias_ptr, qb, qd, qa, qh, kb, kd, ka, kh, vb, vd, va, vh,
+                          samples, each, a, heads, c, scale, Q: tl.constexpr,
+                          K: tl.constexpr, MARGIN: tl.constexpr, C: tl.constexpr,
+                          PART: tl.constexpr):  # fmt: skip
     """Of a part of one window's keys and one head, over a share of the samples."""
     window, start = tl.program_id(0) // (K // PART), tl.program_id(0) % (K // PART) * PART
     head = (tl.program_id(1) % heads).to(tl.int64)
@@ -137,10 +139,11 @@ def _bias_gradient(q_ptr, k_ptr, v_ptr, bias_ptr, draw_ptr, lse_ptr, delta_ptr, 
 
 
 @triton.jit
-def _key_value_gradient(q_ptr, k_ptr, v_ptr, bias_ptr, draw_ptr, lse_ptr, delta_ptr, dk_ptr, dv_ptr,
-                        qb, qd, qa, qh, kb, kd, ka, kh, vb, vd, va, vh, samples, a, heads, c, scale,
-                        softmax_scale, Q: tl.constexpr, K: tl.constexpr, MARGIN: tl.constexpr,
-                        C: tl.constexpr):  # fmt: skip
+def _window_key_value_gradient(q_ptr, k_ptr, v_ptr, bias_ptr, draw_ptr, lse_ptr, delta_ptr,
+                               dk_ptr, dv_ptr, qb, qd, qa, qh, kb, kd, ka, kh, vb, vd, va,
+                               vh, samples, a, heads, c, scale, softmax_scale,
+                               Q: tl.constexpr, K: tl.constexpr, MARGIN: tl.constexpr,
+                               C: tl.constexpr):  # fmt: skip
     """Of a block of Q keys, one head and sample."""
     block, head = tl.program_id(0), (tl.program_id(1) % heads).to(tl.int64)
     batch = (tl.program_id(1) // heads).to(tl.int64)
@@ -190,7 +193,7 @@ def _window_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, gate: Tenso
     b, d, a, heads, c = q.shape
     (q, k, v), strides = _unit(q, k, v)
     out = q.new_empty(b, d, a, heads * c)
-    _forward[(n_windows(a), b * heads, d)](
+    _window_forward[(n_windows(a), b * heads, d)](
         q, k, v, bias.contiguous(), gate.contiguous(), out, *strides,
         d, a, heads, c, c**-0.5 * _LOG2E, **_sizes(q),
     )  # fmt: skip
@@ -216,13 +219,13 @@ def _window_attention_backward(
     dbias = q.new_empty(shares, *bias.shape, dtype=torch.float32)
     scales = (c**-0.5 * _LOG2E, c**-0.5)
     grid = (windows, b * heads, d)
-    _query_gradient[grid](
+    _window_query_gradient[grid](
         q, k, v, bias, gate, dout.contiguous(), dq, dgate, draw, lse, delta, *strides,
         d, a, heads, c, *scales, **_sizes(q),
     )  # fmt: skip
     inputs = (q, k, v, bias, draw, lse, delta)
-    _key_value_gradient[grid](*inputs, dk, dv, *strides, d, a, heads, c, *scales, **_sizes(q))
-    _bias_gradient[(windows * (KEYS // _PART), b * heads, shares)](
+    _window_key_value_gradient[grid](*inputs, dk, dv, *strides, d, a, heads, c, *scales, **_sizes(q))
+    _window_bias_gradient[(windows * (KEYS // _PART), b * heads, shares)](
         *inputs, dbias, *strides, d, triton.cdiv(d, shares), a, heads, c, scales[0], **_sizes(q), PART=_PART
     )
     return dq, dk, dv, dbias.sum(0).to(bias.dtype), dgate

@@ -45,6 +45,7 @@ _FORWARD = {"forward", "project", "gate_out", "gated", "norm"}  # kernels of the
 _SIZES = {"LEFT": (64, 128), "RIGHT": (64, 128, 256), "NI": (16, 32), "MEMBERS": (1, 2)}
 _LAUNCHES = ((4, 1), (4, 2), (8, 1), (8, 2), (4, 3), (8, 3))  # warps, stages
 _NUMBERS = (16, 64)  # of a tile of two sizes a thread holds: fewer leave it idle, more spill
+_REGISTERS = (255, 168, 128)  # a thread's limit (NVIDIA's), of entries that name it
 _TIMED_MS = 25
 
 
@@ -54,10 +55,11 @@ def candidates(entry: tiles.Tile) -> Iterator[tiles.Tile]:
     of_tile = [name for name in names if name not in tiles.COUNTS]
     for sizes in itertools.product(*(_SIZES.get(name, (32, 64, 128)) for name in names)):
         tile = dict(zip(names, sizes, strict=True))
-        for warps, stages in _LAUNCHES:
+        limits = [{"maxnreg": limit} for limit in _REGISTERS] if "maxnreg" in entry else [{}]
+        for (warps, stages), limit in itertools.product(_LAUNCHES, limits):
             each = math.prod(tile[name] for name in of_tile) / (32 * warps)
             if len(of_tile) != 2 or _NUMBERS[0] <= each <= _NUMBERS[1]:
-                yield {**tile, "num_warps": warps, "num_stages": stages}
+                yield tile | {"num_warps": warps, "num_stages": stages} | limit
 
 
 Case = tuple[str, str]  # a family and the op that times it

@@ -13,7 +13,7 @@ from foldwright.layers.tensor_parallel import WHOLE
 
 
 class Transition(nn.Module):
-    """AF3 Algorithm 11; returns the update of x [..., c]. Zero at initialisation."""
+    """AF3 Algorithm 11 with its residual: x [..., c] -> x + update. The identity at initialisation."""
 
     def __init__(self, channels: int, expansion: int, ops: Ops) -> None:
         super().__init__()
@@ -25,14 +25,15 @@ class Transition(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         split = self.split
         assert self.norm.bias is not None
-        update = self.ops.transition(
+        out = self.ops.transition(
             split.enter(x),
             split.weight(self.norm.weight),
             split.weight(self.norm.bias),
             split.rows(self.linear_in.weight, pieces=2),
             split.columns(self.linear_out.weight),
+            1.0 / split.size,
         )
-        return split.leave(update)
+        return split.leave(out)
 
     def divided(self) -> dict[str, int]:
         return {"hidden channels": self.linear_out.weight.shape[1]}

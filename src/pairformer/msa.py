@@ -98,7 +98,7 @@ class MSABlock(nn.Module):
         if self.averaging is not None and self.transition is not None:
             rate = self.dropout if self.training else 0.0
             m = self.ops.dropout_residual(m, self.averaging(m, z, key_bias), seeds[:, 0], rate, ROW)
-            m = m + self.transition(m)
+            m = self.transition(m)
         return m, self.pair_stack(z, token_mask, key_bias, seeds[:, 1:])
 
 

@@ -46,7 +46,7 @@ class PairformerBlock(nn.Module):
         """s [B, N, c_s], z [B, N, N, c_z], token_mask [B, N], key_bias [B, 1, 1, N], seeds int64 [B, 4]."""
         z = self.pair_stack(z, token_mask, key_bias, seeds)
         s = s + self.attention(s[:, None], self.pair_bias(z, key_bias))[:, 0]
-        return s + self.transition(s), z
+        return self.transition(s), z
 
 
 class PairformerStack(Stack):

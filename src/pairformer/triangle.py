@@ -23,7 +23,9 @@ def added(z: Tensor, update: Tensor) -> Tensor:
 
 
 class TriangleMultiplication(nn.Module):
-    """AF3 Algorithm 12 (outgoing) or 13 (incoming); returns the update of z [B, N, N, c]. Zero at init."""
+    """AF3 Algorithm 12 (outgoing) or 13 (incoming) with residual and row-wise dropout: z [B, N, N, c] -> the
+    same. The identity at initialisation.
+    """
 
     def __init__(self, c_z: int, ops: Ops, *, outgoing: bool) -> None:
         super().__init__()
@@ -39,7 +41,8 @@ class TriangleMultiplication(nn.Module):
         """Gates start at σ(0): the gate half of the fused projection is zero."""
         self.linear_in.weight.data[: self.linear_in.weight.shape[0] // 2] = 0.0
 
-    def forward(self, z: Tensor, token_mask: Tensor) -> Tensor:
+    def forward(self, z: Tensor, token_mask: Tensor, seed: Tensor, rate: float) -> Tensor:
+        """seed int64 [B] and rate of the dropout."""
         return self.ops.triangle_multiplication(
             z,
             token_mask,
@@ -51,6 +54,8 @@ class TriangleMultiplication(nn.Module):
             self.linear_out.weight,
             self.gate.weight,
             self.outgoing,
+            seed,
+            rate,
         )
 
 
@@ -109,14 +114,14 @@ class PairStack(nn.Module):
         self.transition = Transition(c_z, expansion, ops)
 
     def forward(self, z: Tensor, token_mask: Tensor, mask_bias: Tensor, seeds: Tensor) -> Tensor:
-        """z [B, N, N, c_z], overwritten where there is no gradient; seeds int64 [B, 4], one a dropout."""
+        """z [B, N, N, c_z]; seeds int64 [B, 4], one a dropout."""
         rate = self.dropout if self.training else 0.0
         add = self.ops.dropout_residual if rate else _added_whole
-        z = add(z, self.triangle_multiplication_outgoing(z, token_mask), seeds[:, 0], rate, ROW)
-        z = add(z, self.triangle_multiplication_incoming(z, token_mask), seeds[:, 1], rate, ROW)
+        z = self.triangle_multiplication_outgoing(z, token_mask, seeds[:, 0], rate)
+        z = self.triangle_multiplication_incoming(z, token_mask, seeds[:, 1], rate)
         z = add(z, self.triangle_attention_starting(z, mask_bias), seeds[:, 2], rate, ROW)
         z = add(z, self.triangle_attention_ending(z, mask_bias), seeds[:, 3], rate, COLUMN)
-        return added(z, self.transition(z))
+        return self.transition(z)
 
 
 def _added_whole(z: Tensor, update: Tensor, _seed: Tensor, _rate: float, _axis: int) -> Tensor:

@@ -166,7 +166,7 @@ def test_triangle_attention_of_some_rows_at_a_time(ending, monkeypatch):
     assert some[0] < whole[0] / 2
 
 
-def test_pairs_are_overwritten_where_there_is_no_gradient_and_nowhere_else():
+def test_a_pair_stack_gives_the_same_with_and_without_gradient_and_leaves_its_input():
     torch.manual_seed(0)
     stack = PairStack(16, 2, 8, 2, 0.25, OPS).eval()
     for parameter in stack.parameters():
@@ -178,7 +178,7 @@ def test_pairs_are_overwritten_where_there_is_no_gradient_and_nowhere_else():
     with torch.no_grad():
         found = stack(z, mask, bias, seeds)
     torch.testing.assert_close(found, expected)
-    assert found.data_ptr() == z.data_ptr()
+    assert torch.equal(z, given)
 
 
 def test_template_features_of_rows_are_rows_of_the_whole(network, monkeypatch):
@@ -208,6 +208,6 @@ def test_peak_of_whole_targets_in_pair_tensors():
         network._condition(batch, found.s_inputs, found.s, found.z)
     with counted(z) as judged:
         network.judge(batch, found, x, seed)
-    assert trunk[0] < 7.0
+    assert trunk[0] < 9.1
     assert conditioning[0] < 5.6
-    assert judged[0] < 6.0
+    assert judged[0] < 7.1

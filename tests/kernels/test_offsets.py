@@ -37,7 +37,7 @@ from foldwright.kernels import (
     triton_window_attention,
 )
 
-if not isinstance(triton_layer_norm._forward, interpreter.InterpretedFunction):
+if not isinstance(triton_layer_norm._normalise, interpreter.InterpretedFunction):
     pytest.skip("kernels are compiled here, this reads them interpreted", allow_module_level=True)
 
 MODULES = [module for name, module in sys.modules.items() if name.startswith("foldwright.kernels.triton_")]
@@ -128,21 +128,21 @@ def attention(samples, heads, c):
 
 
 def triangle(c):
-    z, mask = pairs(c), meta(1, N, dtype=torch.bool)
+    z, mask, seed = pairs(c), meta(1, N, dtype=torch.bool), meta(1, dtype=torch.int64)
     parameters = weights((c,), (c,), (4 * c, c), (c,), (c,), (c, c), (c, c))
     forward, backward = (
         getattr(triton_triangle_multiplication, name)._init_fn
         for name in ("_triangle_multiplication", "_triangle_multiplication_backward")
     )
     for outgoing in (True, False):
-        out, *kept = forward(z, mask, *parameters, outgoing)
-        backward(out, z, mask, *parameters, *kept, outgoing)
+        out, *kept = forward(z, mask, *parameters, outgoing, seed, 0.25)
+        backward(out, z, mask, *parameters, *kept, outgoing, seed, 0.25)
 
 
 def transition(c):
     inputs = [pairs(c), *weights((c,), (c,), (8 * c, c), (c, 4 * c))]
-    triton_transition._transition._init_fn(*inputs)
-    triton_transition._transition_backward._init_fn(inputs[0], *inputs)
+    triton_transition._transition._init_fn(*inputs, 1.0)
+    triton_transition._transition_backward._init_fn(inputs[0], *inputs, 1.0)
 
 
 def layer_norm(z):
@@ -240,8 +240,8 @@ def test_the_last_pairs_of_five_thousand_tokens_are_read_and_written(last_alone)
     own = z[0, -1, -rows:]
     normed = triton_layer_norm.layer_norm(z, *parameters[:2])[0, -1, -rows:]
     torch.testing.assert_close(normed, reference.layer_norm(own, *parameters[:2]), atol=2e-3, rtol=2e-3)
-    update = triton_transition._transition(z, *parameters)[0, -1, -rows:]
-    tile = triton_transition._tile(c, "forward", z.dtype)["ROWS"]
+    update = triton_transition._transition(z, *parameters, 1.0)[0, -1, -rows:]
+    tile = triton_transition._launch(N * N, c, 4 * c, "forward", z.dtype)[0]["ROWS"]
     written = N * N % tile or tile  # rows of the last program
     expected = reference.transition(own, *parameters)[-written:]
     torch.testing.assert_close(update[-written:], expected, atol=1e-2, rtol=1e-2)

@@ -40,8 +40,9 @@ def test_transition_is_swiglu():
     x, w, b, w_in, w_out = draw(2, 6), draw(6, seed=1), draw(6, seed=2), draw(16, 6), draw(6, 8)
     y = norm(x, w, b)
     a, v = y @ w_in[:8].T, y @ w_in[8:].T
-    expected = (a / (1 + torch.exp(-a)) * v) @ w_out.T
-    torch.testing.assert_close(ops.transition(x, w, b, w_in, w_out), expected)
+    update = (a / (1 + torch.exp(-a)) * v) @ w_out.T
+    torch.testing.assert_close(ops.transition(x, w, b, w_in, w_out), x + update)
+    torch.testing.assert_close(ops.transition(x, w, b, w_in, w_out, 0.25), x / 4 + update)
 
 
 @pytest.mark.parametrize("outgoing", [True, False])
@@ -57,9 +58,14 @@ def test_triangle_multiplication_by_loops(outgoing):
     product = torch.zeros(n, n, c, dtype=torch.float64)
     for i, j, k in itertools.product(range(n), repeat=3):
         product[i, j] += a[i, k] * b[j, k] if outgoing else a[k, i] * b[k, j]
-    expected = (norm(product, w2, b2) @ w_out.T) * torch.sigmoid(x @ w_gate.T)
-    out = ops.triangle_multiplication(z, mask, w1, b1, w_in, w2, b2, w_out, w_gate, outgoing)
-    torch.testing.assert_close(out[0], expected)
+    update = (norm(product, w2, b2) @ w_out.T) * torch.sigmoid(x @ w_gate.T)
+    arguments = (z, mask, w1, b1, w_in, w2, b2, w_out, w_gate, outgoing, torch.tensor([7]))
+    torch.testing.assert_close(ops.triangle_multiplication(*arguments, 0.0)[0], z[0] + update)
+    change = ops.triangle_multiplication(*arguments, 0.5) - z
+    kept = (change[0] / update).round()
+    assert set(kept.unique().tolist()) == {0.0, 2.0}
+    assert (kept == kept[0]).all()  # the mask is shared by the rows
+    torch.testing.assert_close(change[0], update * kept)
 
 
 def attention_case(samples=3, n=6, heads=2, c=4):

@@ -4,6 +4,7 @@ import torch
 
 from foldwright.kernels import reference, triton_dropout
 from foldwright.kernels.testing import check_kernel, run
+from foldwright.randomness import uniform
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
@@ -32,6 +33,14 @@ def test_output_and_gradients_with_the_very_mask_of_the_reference(shape, shared_
             for f in (triton_dropout.dropout_residual, reference.dropout_residual)]  # fmt: skip
     assert torch.equal(*kept)
     assert 0 < kept[0].float().mean() < 1
+
+
+@pytest.mark.parametrize("columns", [60, 700])
+def test_the_mask_itself_is_the_references(columns):
+    seed = torch.tensor([3, 2**40 + 5], device=DEVICE)
+    kept = triton_dropout.kept_columns(seed, 0.25, columns)
+    assert torch.equal(kept.bool(), uniform(seed, (columns,)) >= 0.25)
+    assert 0 < kept.float().mean() < 1
 
 
 def test_a_transposed_update_is_read_as_it_lies_and_its_gradient_lies_alike():

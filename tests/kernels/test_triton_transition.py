@@ -16,7 +16,7 @@ WIDE = [((1, 3, 6), 264, 1), ((1, 13, 11), 384, 1), ((1, 4, 3), 512, 1)] + (
 )
 
 
-def inputs(lead, c, n):
+def inputs(lead, c, n, share=1.0):
     generator = torch.Generator().manual_seed(1)
 
     def draw(*shape, scale=1.0):
@@ -28,13 +28,14 @@ def inputs(lead, c, n):
         0.1 * draw(c),
         draw(2 * n * c, c, scale=c**-0.5),
         draw(c, n * c, scale=(n * c) ** -0.5),
+        share,
     ]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("lead", "c", "n"), CASES)
 def test_output_and_every_gradient(lead, c, n, dtype):
-    case = inputs(lead, c, n)
+    case = inputs(lead, c, n, 1.0 if c < 128 else 0.25)
     check_kernel(triton_transition.transition, reference.transition, case, dtype, DEVICE, wide=(1, 2, 3, 4))
 
 
@@ -44,7 +45,20 @@ def test_wide_rows(lead, c, n, monkeypatch):
     monkeypatch.setattr(tiles, "_INTERPRETED", 128)  # its cost is a tile's, whatever the size
     monkeypatch.setattr(triton_wide_transition, "_CHUNK_BYTES", rows * 3 * n * c * dtype.itemsize)
     kernel = torch.ops.foldwright.transition  # beneath the choice of the reference
-    check_kernel(kernel, reference.transition, inputs(lead, c, n), dtype, DEVICE, wide=(1, 2, 3, 4))
+    check_kernel(kernel, reference.transition, inputs(lead, c, n, 0.5), dtype, DEVICE, wide=(1, 2, 3, 4))
+
+
+def test_chunks_of_rows_add_up(monkeypatch):
+    monkeypatch.setattr(triton_transition, "_CHUNK_BYTES", 1)
+    monkeypatch.setattr(triton_transition, "_WHOLE", 32)
+    ran = []
+    launch = triton_transition._launch
+    monkeypatch.setattr(triton_transition, "_launch", lambda n, *a: ran.append(n) or launch(n, *a))
+    case = inputs((75,), 16, 2)
+    check_kernel(
+        triton_transition.transition, reference.transition, case, torch.float32, DEVICE, wide=(1, 2, 3, 4)
+    )
+    assert ran == [75, 32, 32, 11]
 
 
 def test_the_reference_runs_for_the_single_track_and_beyond_the_widest_rows(monkeypatch):
@@ -57,7 +71,8 @@ def test_the_reference_runs_for_the_single_track_and_beyond_the_widest_rows(monk
 
 
 def test_gradients_are_deterministic():
-    case = [x.float().to(DEVICE) for x in inputs((150,), 16, 2)]
+    *case, share = inputs((150,), 16, 2)
+    case = [*(x.float().to(DEVICE) for x in case), share]
     for a, b in zip(
         run(triton_transition.transition, case), run(triton_transition.transition, case), strict=True
     ):
@@ -65,5 +80,6 @@ def test_gradients_are_deterministic():
 
 
 def test_registrations_are_sound():
-    case = [x.float().to(DEVICE).requires_grad_() for x in inputs((20,), 16, 2)]
+    *case, share = inputs((20,), 16, 2)
+    case = [*(x.float().to(DEVICE).requires_grad_() for x in case), share]
     torch.library.opcheck(torch.ops.foldwright.transition.default, case)

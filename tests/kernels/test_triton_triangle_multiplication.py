@@ -16,7 +16,7 @@ WIDTHS = [(1, 3, 64), (1, 3, 128), (1, 4, 256), (2, 4, 300), (1, 4, 384), (1, 3,
 )
 
 
-def inputs(b, n, c, outgoing):
+def inputs(b, n, c, outgoing, rate=0.25):
     generator = torch.Generator().manual_seed(3)
 
     def draw(*shape, scale=1.0):
@@ -26,7 +26,8 @@ def inputs(b, n, c, outgoing):
     norms = [1 + 0.1 * draw(c), 0.1 * draw(c)]
     weights = [draw(k * c, c, scale=c**-0.5) for k in (4, 1, 1)]
     more = [1 + 0.1 * draw(c), 0.1 * draw(c)]
-    return [draw(b, n, n, c), mask, *norms, weights[0], *more, *weights[1:], outgoing]
+    seed = torch.arange(b) * 12345 + 7
+    return [draw(b, n, n, c), mask, *norms, weights[0], *more, *weights[1:], outgoing, seed, rate]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -36,7 +37,7 @@ def test_output_and_every_gradient(case, outgoing, dtype):
     check_kernel(
         triton_triangle_multiplication.triangle_multiplication,
         reference.triangle_multiplication,
-        inputs(*case, outgoing),
+        inputs(*case, outgoing, 0.25 if outgoing else 0.0),
         dtype,
         DEVICE,
         wide=range(2, 9),
@@ -61,7 +62,7 @@ def test_gradients_are_deterministic():
         x.float().to(DEVICE) if isinstance(x, torch.Tensor) and x.is_floating_point() else x
         for x in inputs(1, 12, 16, True)
     ]
-    case[1] = case[1].to(DEVICE)
+    case[1], case[-2] = case[1].to(DEVICE), case[-2].to(DEVICE)
     kernel = triton_triangle_multiplication.triangle_multiplication
     for a, b in zip(run(kernel, case), run(kernel, case), strict=True):
         assert torch.equal(a, b)
@@ -72,5 +73,5 @@ def test_registrations_are_sound():
         x.float().to(DEVICE).requires_grad_() if isinstance(x, torch.Tensor) and x.is_floating_point() else x
         for x in inputs(1, 6, 16, False)
     ]
-    case[1] = case[1].to(DEVICE)
+    case[1], case[-2] = case[1].to(DEVICE), case[-2].to(DEVICE)
     torch.library.opcheck(torch.ops.foldwright.triangle_multiplication.default, case)

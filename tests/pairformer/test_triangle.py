@@ -38,4 +38,5 @@ def test_gates_start_half_open_and_updates_at_zero(ops):
     module = TriangleMultiplication(6, ops, outgoing=True)
     assert not module.linear_in.weight[:12].any()
     assert module.linear_in.weight[12:].all()
-    assert not module(torch.randn(1, 4, 4, 6), torch.ones(1, 4, dtype=torch.bool)).any()
+    z, mask, seed = torch.randn(1, 4, 4, 6), torch.ones(1, 4, dtype=torch.bool), torch.tensor([1])
+    assert torch.equal(module(z, mask, seed, 0.25), z)
