@@ -10,7 +10,8 @@ c channels; `...` any leading axes. Activations keep their dtype; statistics and
 | adaptive_layer_norm(a, s, ...) | σ(W_g ŝ + b_g) ⊙ LN(a) + W_b ŝ, ŝ = LN(s)·w (Algorithm 26) | diffusion, atom blocks |
 | gated_residual(x, update, gate) | x + σ(gate) ⊙ update, gate shared over D (Algorithms 24, 25) | diffusion, atom blocks |
 | swiglu(h) | swish(h₁) ⊙ h₂ (Algorithm 25) | conditioned transitions |
-| pair_bias(z, ..., key_bias) | W LN(z), heads first, key mask added (Algorithms 10, 14, 24) | every pair attention |
+| pair_bias(z, ..., key_bias) | W LN(z), heads first, key mask added (Algorithms 10, 14, 24) | single and MSA track |
+| norm_and_pair_bias(z, ..., key_bias) | LN(z), and the same map of it (Algorithm 14) | triangle attention |
 | transition(x, ..., share) | share x + W_o (swish(W_a LN x) ⊙ W_b LN x), share mostly 1 (Algorithm 11) | every transition without conditioning |
 | triangle_multiplication(z, mask, ..., outgoing, seed, rate) | z + dropout(Algorithms 12 and 13) | pair stacks |
 | triangle_attention(packed, bias) | softmax_k(q_ij·k_ik/√c + b_jk) v_ik ⊙ σ(g_ij) (Algorithm 14) | pair stacks |
@@ -19,6 +20,7 @@ c channels; `...` any leading axes. Activations keep their dtype; statistics and
 | outer_product_mean(a, b, mask, weight, bias) | mean_s a_si ⊗ b_sj, projected (Algorithm 9) | MSA module |
 | pair_weighted_average(v, logits, gate) | σ(g) ⊙ Σ_j softmax_j(b_ij) v_sj (Algorithm 10) | MSA module |
 | dropout_residual(x, update, seed, rate, shared_axis) | x + update ⊙ keep / (1 - rate) | other pair and MSA residuals |
+| projected_residual(z, x, weight, seed, rate, shared_axis) | z + W x ⊙ keep / (1 - rate) | triangle attention |
 | smooth_lddt(x, x_true, ...) | Algorithm 27, differentiable | diffusion loss |
 | weighted_rigid_align(moving, target, weight) | Algorithm 28, no gradient | diffusion loss, evaluation |
 """

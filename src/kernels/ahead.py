@@ -33,6 +33,7 @@ from foldwright.kernels import (
     triton_outer_product_mean,
     triton_pair_bias,
     triton_pair_weighted_average,
+    triton_projected_residual,
     triton_smooth_lddt,
     triton_transition,
     triton_triangle_multiplication,
@@ -138,6 +139,7 @@ def _calls() -> list[Callable[[], Any]]:
         _window_attention,
         _outer_product_mean,
         _pair_weighted_average,
+        lambda: _projected_residual(z, seed),
         lambda: triton_dropout._dropout_residual(z, z, seed, 0.25, 1),
         lambda: triton_dropout._dropout_gradient(z, seed, 0.25, 2, z.stride(), z.dtype),
         lambda: triton_adaptive_layer_norm._modulated_norm(a, g, 1e-5),
@@ -161,7 +163,9 @@ def _pair_bias(c: int, heads: int) -> None:
     z, w = torch.empty(1, _N, _N, c, dtype=torch.bfloat16), torch.empty(c)
     weight, key_bias = torch.empty(heads, c), z.new_empty(1, 1, 1, _N)
     bias = triton_pair_bias._forward(z, w, w, weight, key_bias)
-    triton_pair_bias._backward(bias, z, w, w, weight)
+    triton_pair_bias._backward(bias, None, z, w, w, weight)
+    y, bias = triton_pair_bias._forward_with_norm(z, w, w, weight, key_bias)
+    triton_pair_bias._backward(bias, y, z, w, w, weight)
 
 
 def _transition(c: int) -> None:
@@ -188,6 +192,12 @@ def _attention(samples: int, heads: int, c: int) -> None:
     bias = packed.new_empty(1, heads, _N, _N)
     out, lse = triton_attention._attention(packed, bias)
     triton_attention._attention_backward(out, packed, bias, out, lse)
+
+
+def _projected_residual(z: Tensor, seed: Tensor) -> None:
+    weight = torch.empty(_C, _C)
+    y = triton_projected_residual._forward(z, z, weight, seed, 0.25, 1)
+    triton_projected_residual._backward(y, z, weight, seed, 0.25, 1)
 
 
 def _window_attention() -> None:

@@ -78,16 +78,19 @@ class Case:
         return [x for position, x in enumerate(inputs) if position not in self.constant]
 
     def bound(self, function: Callable[..., Tensor], inputs: Sequence[Any]) -> Callable[..., Tensor]:
-        """The op as a function of `varied` alone; constants follow its first argument's dtype and device."""
+        """The op as a function of `varied` alone; constants follow its first argument's dtype and device,
+        several outputs come as one.
+        """
 
         def call(first: Tensor, *others: Any) -> Tensor:
             open_arguments = iter((first, *others))
-            return function(
+            out = function(
                 *(
                     _like(x, first) if position in self.constant else next(open_arguments)
                     for position, x in enumerate(inputs)
                 )
             )
+            return out if isinstance(out, Tensor) else torch.cat([part.flatten() for part in out])
 
         return call
 
@@ -173,6 +176,12 @@ def _dropout_residual(draw: Draw, s: Sizes) -> list[Any]:
     return [draw.narrow(*shape), draw.narrow(*shape), seed, 0.25, 1]
 
 
+def _projected_residual(draw: Draw, s: Sizes) -> list[Any]:
+    shape = (1, s.tokens, s.tokens, s.pair)
+    seed = torch.tensor([1234], device=draw.device)
+    return [draw.narrow(*shape), draw.narrow(*shape), draw.weight(s.pair, s.pair), seed, 0.25, 1]
+
+
 def _positions(draw: Draw, samples: int, atoms: int) -> tuple[Tensor, Tensor]:
     """The truth [1, D, A, 3], about as dense as a protein's atoms (18 Å³ each), and it noised by 1.5 Å."""
     truth = draw.wide(1, 1, atoms, 3, scale=0.4 * (18.0 * atoms) ** (1 / 3)).repeat(1, samples, 1, 1)
@@ -195,6 +204,7 @@ CASES: tuple[Case, ...] = (
     Case("gated_residual", _gated_residual),
     Case("swiglu", _swiglu),
     Case("pair_bias", _pair_bias, constant=(4,)),
+    Case("norm_and_pair_bias", _pair_bias, constant=(4,)),
     Case("transition", _transition),
     Case("triangle_multiplication", _triangle_multiplication),
     Case("triangle_attention", _triangle_attention),
@@ -203,6 +213,7 @@ CASES: tuple[Case, ...] = (
     Case("outer_product_mean", _outer_product_mean),
     Case("pair_weighted_average", _pair_weighted_average),
     Case("dropout_residual", _dropout_residual),
+    Case("projected_residual", _projected_residual),
     Case("smooth_lddt", _smooth_lddt, constant=(1, 2, 3)),
     Case("weighted_rigid_align", _weighted_rigid_align, constant=(1, 2)),
 )

@@ -184,6 +184,15 @@ def pair_bias(z: Tensor, norm_w: Tensor, norm_b: Tensor, weight: Tensor, key_bia
     return linear(layer_norm(z, norm_w, norm_b), weight).movedim(-1, -3) + key_bias
 
 
+@register("norm_and_pair_bias", "reference")
+def norm_and_pair_bias(
+    z: Tensor, norm_w: Tensor, norm_b: Tensor, weight: Tensor, key_bias: Tensor
+) -> tuple[Tensor, Tensor]:
+    """LN(z) and the bias map of it, as AF3 Algorithm 14 needs both; see pair_bias."""
+    normed = layer_norm(z, norm_w, norm_b)
+    return normed, linear(normed, weight).movedim(-1, -3) + key_bias
+
+
 @register("pair_weighted_average", "reference")
 def pair_weighted_average(v: Tensor, logits: Tensor, gate: Tensor) -> Tensor:
     """AF3 Algorithm 10, core. v [B, M, N, H, c]; logits [B, H, N, N], key mask folded in; gate [B, M, N, H
@@ -205,6 +214,17 @@ def dropout_residual(x: Tensor, update: Tensor, seed: Tensor, rate: float, share
     shape[shared_axis - 1] = 1
     keep = uniform(seed, tuple(shape)) >= rate
     return x + update * (keep.to(update.dtype) / (1.0 - rate))
+
+
+@register("projected_residual", "reference")
+def projected_residual(
+    z: Tensor, x: Tensor, weight: Tensor, seed: Tensor, rate: float, shared_axis: int
+) -> Tensor:
+    """z + dropout(LinearNoBias(x)): how AF3 Algorithm 17 takes up its triangle attentions.
+
+    z [B, I, J, c], x [B, I, J, c'], weight [c, c']; seed, rate and axis as in dropout_residual.
+    """
+    return dropout_residual(z, linear(x, weight), seed, rate, shared_axis)
 
 
 @register("smooth_lddt", "reference")

@@ -45,6 +45,7 @@ class Ops:
     gated_residual: Callable[..., torch.Tensor]
     swiglu: Callable[..., torch.Tensor]
     pair_bias: Callable[..., torch.Tensor]
+    norm_and_pair_bias: Callable[..., tuple[torch.Tensor, torch.Tensor]]
     transition: Callable[..., torch.Tensor]
     triangle_multiplication: Callable[..., torch.Tensor]
     triangle_attention: Callable[..., torch.Tensor]
@@ -53,6 +54,7 @@ class Ops:
     outer_product_mean: Callable[..., torch.Tensor]
     pair_weighted_average: Callable[..., torch.Tensor]
     dropout_residual: Callable[..., torch.Tensor]
+    projected_residual: Callable[..., torch.Tensor]
     smooth_lddt: Callable[..., torch.Tensor]
     weighted_rigid_align: Callable[..., torch.Tensor]
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The bias map of an attention from its pairs: LayerNorm, projection to the heads and key mask in one pass.
 
-z is read once; neither LN(z) nor a map with the heads last is ever written. The backward pass normalises z
-again, sums partial gradients of the parameters a program in registers and adds them in a fixed order.
-Transposed pairs are read as they lie, and their gradient lies alike.
+z is read once, and no map with the heads last is ever written; LN(z) is only where the attention's
+queries, keys and values come from it, too. The backward pass normalises z again, sums partial gradients of
+the parameters a program in registers and adds them in a fixed order. Transposed pairs are read as they lie,
+and their gradient lies alike.
 """
 
 from __future__ import annotations
@@ -43,12 +44,18 @@ def _pairs(z_ptr, batch, pairs, n_j, size, c, s_b, s_i, s_j, C: tl.constexpr):
 
 
 @triton.jit
-def _pair_bias(z_ptr, nw_ptr, nb_ptr, w_ptr, key_ptr, out_ptr, n_j, size, heads, c, s_b, s_i, s_j, eps,
-               ROWS: tl.constexpr, HEADS: tl.constexpr, C: tl.constexpr):  # fmt: skip
+def _pair_bias(z_ptr, nw_ptr, nb_ptr, w_ptr, key_ptr, out_ptr, y_ptr, n_j, size, heads, c, s_b, s_i, s_j,
+               eps, WRITES: tl.constexpr, ROWS: tl.constexpr, HEADS: tl.constexpr,
+               C: tl.constexpr):  # fmt: skip
     batch = tl.program_id(1).to(tl.int64)
     pairs = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    z, _, _ = _pairs(z_ptr, batch, pairs, n_j, size, c, s_b, s_i, s_j, C)
-    x, _, _, _ = affine_norm(z, nw_ptr, nb_ptr, tl.arange(0, C), c, eps)
+    at_c = tl.arange(0, C)
+    z, _, inside = _pairs(z_ptr, batch, pairs, n_j, size, c, s_b, s_i, s_j, C)
+    x, _, _, _ = affine_norm(z, nw_ptr, nb_ptr, at_c, c, eps)
+    if WRITES:
+        y_ptr += (batch * size + tl.program_id(0).to(tl.int64) * ROWS) * c
+        at_y = tl.arange(0, ROWS)[:, None] * c + at_c[None, :]
+        tl.store(y_ptr + at_y, x.to(y_ptr.dtype.element_ty), mask=inside)
     w = _heads_weight(w_ptr, heads, c, HEADS, C)
     logits = tl.dot(x.to(w.dtype), tl.trans(w), input_precision="ieee")
     key = tl.load(key_ptr + batch * n_j + pairs % n_j, mask=pairs < size, other=0.0).to(tl.float32)
@@ -59,9 +66,10 @@ def _pair_bias(z_ptr, nw_ptr, nb_ptr, w_ptr, key_ptr, out_ptr, n_j, size, heads,
 
 
 @triton.jit
-def _pair_bias_backward(d_ptr, z_ptr, nw_ptr, nb_ptr, w_ptr, dz_ptr, dnw_ptr, dnb_ptr, dw_ptr,
+def _pair_bias_backward(d_ptr, dy_ptr, z_ptr, nw_ptr, nb_ptr, w_ptr, dz_ptr, dnw_ptr, dnb_ptr, dw_ptr,
                         n_j, size, heads, c, tiles, s_b, s_i, s_j, eps,
-                        ROWS: tl.constexpr, HEADS: tl.constexpr, C: tl.constexpr):  # fmt: skip
+                        HAS_DY: tl.constexpr, ROWS: tl.constexpr, HEADS: tl.constexpr,
+                        C: tl.constexpr):  # fmt: skip
     batch = tl.program_id(1).to(tl.int64)
     at_c, at_h = tl.arange(0, C), tl.arange(0, HEADS)
     w = _heads_weight(w_ptr, heads, c, HEADS, C)
@@ -75,6 +83,9 @@ def _pair_bias_backward(d_ptr, z_ptr, nw_ptr, nb_ptr, w_ptr, dz_ptr, dnw_ptr, dn
         inside_d = (pairs < size)[:, None] & (at_h < heads)[None, :]
         d = tl.load(d_ptr + from_d, mask=inside_d, other=0.0).to(w.dtype)
         dx = tl.dot(d, w, input_precision="ieee")
+        if HAS_DY:
+            at_y = (batch * size + pairs.to(tl.int64))[:, None] * c + at_c[None, :]
+            dx += tl.load(dy_ptr + at_y, mask=inside, other=0.0).to(tl.float32)
         dw = tl.dot(tl.trans(d), x.to(w.dtype), dw, input_precision="ieee")
         dnw += tl.sum(dx * hat, 0)
         dnb += tl.sum(dx, 0)
@@ -100,28 +111,23 @@ def _dense(z: Tensor) -> Tensor:
     return z if same else z.contiguous()
 
 
-@torch.library.custom_op("foldwright::pair_bias", mutates_args=())
-def _forward(z: Tensor, norm_w: Tensor, norm_b: Tensor, weight: Tensor, key_bias: Tensor) -> Tensor:
-    z = _dense(z)
+def _maps(
+    z: Tensor, norm_w: Tensor, norm_b: Tensor, weight: Tensor, key_bias: Tensor, y: Tensor | None
+) -> Tensor:
+    """The maps; LN(z) into y where it is given."""
     b, n_i, n_j, c = z.shape
     heads, sizes = weight.shape[0], _sizes(z, weight.shape[0], _ELEMENTS)
     out = z.new_empty(b, heads, n_i, n_j)
     key_bias = key_bias.expand(b, 1, 1, n_j).contiguous()
     _pair_bias[(triton.cdiv(n_i * n_j, sizes["ROWS"]), b)](
-        z, norm_w, norm_b, cast(weight, z.dtype).contiguous(), key_bias, out, n_j,
-        n_i * n_j, heads, c, *z.stride()[:3], _EPS, **sizes,
+        z, norm_w, norm_b, cast(weight, z.dtype).contiguous(), key_bias, out, out if y is None else y,
+        n_j, n_i * n_j, heads, c, *z.stride()[:3], _EPS, WRITES=y is not None, **sizes,
     )  # fmt: skip
     return out
 
 
-@_forward.register_fake
-def _(z: Tensor, norm_w: Tensor, norm_b: Tensor, weight: Tensor, key_bias: Tensor) -> Tensor:
-    return z.new_empty(z.shape[0], weight.shape[0], z.shape[1], z.shape[2])
-
-
-@torch.library.custom_op("foldwright::pair_bias_backward", mutates_args=())
-def _backward(
-    d: Tensor, z: Tensor, norm_w: Tensor, norm_b: Tensor, weight: Tensor
+def _gradients(
+    d: Tensor, dy: Tensor | None, z: Tensor, norm_w: Tensor, norm_b: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     z, d = _dense(z), d.contiguous()
     b, n_i, n_j, c = z.shape
@@ -133,8 +139,9 @@ def _backward(
     d_norm_w, d_norm_b = (z.new_empty(b * programs, c, dtype=torch.float32) for _ in range(2))
     dw = z.new_empty(b * programs, heads, c, dtype=torch.float32)
     _pair_bias_backward[(programs, b)](
-        d, z, norm_w, norm_b, cast(weight, z.dtype).contiguous(), dz, d_norm_w, d_norm_b, dw,
-        n_j, n_i * n_j, heads, c, tiles, *z.stride()[:3], _EPS, **sizes,
+        d, d if dy is None else dy.contiguous(), z, norm_w, norm_b, cast(weight, z.dtype).contiguous(),
+        dz, d_norm_w, d_norm_b, dw, n_j, n_i * n_j, heads, c, tiles, *z.stride()[:3], _EPS,
+        HAS_DY=dy is not None, **sizes,
     )  # fmt: skip
     sums = (partial.sum(0) for partial in (d_norm_w, d_norm_b, dw))
     parameters = (norm_w, norm_b, weight)
@@ -142,9 +149,39 @@ def _backward(
     return dz, d_norm_w, d_norm_b, dw
 
 
+@torch.library.custom_op("foldwright::pair_bias", mutates_args=())
+def _forward(z: Tensor, norm_w: Tensor, norm_b: Tensor, weight: Tensor, key_bias: Tensor) -> Tensor:
+    return _maps(_dense(z), norm_w, norm_b, weight, key_bias, None)
+
+
+@_forward.register_fake
+def _(z: Tensor, norm_w: Tensor, norm_b: Tensor, weight: Tensor, key_bias: Tensor) -> Tensor:
+    return z.new_empty(z.shape[0], weight.shape[0], z.shape[1], z.shape[2])
+
+
+@torch.library.custom_op("foldwright::norm_and_pair_bias", mutates_args=())
+def _forward_with_norm(
+    z: Tensor, norm_w: Tensor, norm_b: Tensor, weight: Tensor, key_bias: Tensor
+) -> tuple[Tensor, Tensor]:
+    y = z.new_empty(z.shape)
+    return y, _maps(_dense(z), norm_w, norm_b, weight, key_bias, y)
+
+
+@_forward_with_norm.register_fake
+def _(z: Tensor, norm_w: Tensor, norm_b: Tensor, weight: Tensor, key_bias: Tensor) -> tuple[Tensor, Tensor]:
+    return z.new_empty(z.shape), z.new_empty(z.shape[0], weight.shape[0], z.shape[1], z.shape[2])
+
+
+@torch.library.custom_op("foldwright::pair_bias_backward", mutates_args=())
+def _backward(
+    d: Tensor, dy: Tensor | None, z: Tensor, norm_w: Tensor, norm_b: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _gradients(d, dy, z, norm_w, norm_b, weight)
+
+
 @_backward.register_fake
 def _(
-    d: Tensor, z: Tensor, norm_w: Tensor, norm_b: Tensor, weight: Tensor
+    d: Tensor, dy: Tensor | None, z: Tensor, norm_w: Tensor, norm_b: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return torch.empty_like(z), torch.empty_like(norm_w), torch.empty_like(norm_b), torch.empty_like(weight)
 
@@ -154,15 +191,33 @@ def _setup(ctx, inputs, output) -> None:
 
 
 def _gradient(ctx, d):
-    return *_backward(d, *ctx.saved_tensors), None
+    return *_backward(d, None, *ctx.saved_tensors), None
+
+
+def _gradient_with_norm(ctx, dy, d):
+    return *_backward(d, dy, *ctx.saved_tensors), None
 
 
 torch.library.register_autograd("foldwright::pair_bias", _gradient, setup_context=_setup)
+torch.library.register_autograd("foldwright::norm_and_pair_bias", _gradient_with_norm, setup_context=_setup)
+
+
+def _held(z: Tensor) -> bool:
+    """Whether the kernels do it: not for maps of atom windows (five axes), nor for the widest pairs."""
+    return z.dim() == 4 and z.shape[-1] <= MAX_CHANNELS
 
 
 @register("pair_bias", "triton", supports=needs_triton, preference=2)
 def pair_bias(z: Tensor, norm_w: Tensor, norm_b: Tensor, weight: Tensor, key_bias: Tensor) -> Tensor:
-    """See kernels.reference.pair_bias. Maps of atom windows (five axes) and wide pairs take the reference."""
-    if z.dim() != 4 or z.shape[-1] > MAX_CHANNELS:
-        return reference.pair_bias(z, norm_w, norm_b, weight, key_bias)
-    return _forward(z, norm_w, norm_b, weight, key_bias)
+    """See kernels.reference.pair_bias."""
+    arguments = (z, norm_w, norm_b, weight, key_bias)
+    return _forward(*arguments) if _held(z) else reference.pair_bias(*arguments)
+
+
+@register("norm_and_pair_bias", "triton", supports=needs_triton, preference=2)
+def norm_and_pair_bias(
+    z: Tensor, norm_w: Tensor, norm_b: Tensor, weight: Tensor, key_bias: Tensor
+) -> tuple[Tensor, Tensor]:
+    """See kernels.reference.norm_and_pair_bias."""
+    arguments = (z, norm_w, norm_b, weight, key_bias)
+    return _forward_with_norm(*arguments) if _held(z) else reference.norm_and_pair_bias(*arguments)

@@ -33,6 +33,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "transition": ("transition",),
     "triangle_multiplication": ("triangle_multiplication",),
     "attention": ("triangle_attention", "attention_pair_bias"),
+    "projected_residual": ("projected_residual",),
     "outer_product_mean": ("outer_product_mean",),
     "pair_weighted_average": ("pair_weighted_average",),
     "wide_transition": ("transition",),

@@ -60,10 +60,11 @@ class TriangleMultiplication(nn.Module):
 
 
 class TriangleAttention(nn.Module):
-    """AF3 Algorithm 14 (starting node); returns the update of z [B, N, N, c_z]. Zero at initialisation.
+    """AF3 Algorithm 14 (starting node) with residual and dropout: z [B, N, N, c_z] -> the same. The identity
+    at initialisation.
 
-    Algorithm 15 (ending node) is this module on the transposed z, transposed back: `ending` does so. The bias
-    projection reads LN(z), the same norm as queries, keys and values.
+    Algorithm 15 (ending node) is this module on the transposed z, transposed back: `ending` does so, and
+    drops columns instead of rows. The bias projection reads LN(z), the same norm as queries, keys and values.
     """
 
     def __init__(self, c_z: int, heads: int, c_head: int, ops: Ops, *, ending: bool) -> None:
@@ -75,26 +76,29 @@ class TriangleAttention(nn.Module):
         self.gate = Linear(c_z, heads * c_head, init="zero")
         self.out = Linear(heads * c_head, c_z, init="zero")
 
-    def forward(self, z: Tensor, mask_bias: Tensor) -> Tensor:
-        """mask_bias [B, 1, 1, N]: additive key mask of the tokens.
+    def forward(self, z: Tensor, mask_bias: Tensor, seed: Tensor, rate: float) -> Tensor:
+        """mask_bias [B, 1, 1, N]: additive key mask of the tokens; seed int64 [B] and rate of the dropout.
 
         Without gradient some rows at a time: whole targets, not crops, go through it then.
         """
-        z = z.transpose(1, 2) if self.ending else z
+        turned = z.transpose(1, 2) if self.ending else z
         rows = max(1, _PAIRS // (z.shape[0] * z.shape[2]))
-        bias = self.ops.pair_bias(z, self.norm.weight, self.norm.bias, self.bias.weight, mask_bias)
+        arguments = (turned, self.norm.weight, self.norm.bias, self.bias.weight, mask_bias)
         if torch.is_grad_enabled() or rows >= z.shape[1]:
-            out = self._attend(self.norm(z), bias)
+            out = self._attend(*self.ops.norm_and_pair_bias(*arguments))
         else:
-            out = z.new_empty(z.shape)
-            for own, place in zip(z.split(rows, dim=1), out.split(rows, dim=1), strict=True):
+            bias = self.ops.pair_bias(*arguments)
+            out = torch.empty_like(turned, memory_format=torch.contiguous_format)
+            for own, place in zip(turned.split(rows, dim=1), out.split(rows, dim=1), strict=True):
                 place.copy_(self._attend(self.norm(own), bias))
-        return out.transpose(1, 2) if self.ending else out
+        axis = COLUMN if self.ending else ROW
+        out = out.transpose(1, 2) if self.ending else out
+        return self.ops.projected_residual(z, out, self.out.weight, seed, rate, axis)
 
     def _attend(self, z: Tensor, bias: Tensor) -> Tensor:
-        """Of rows of the normalised pairs, [B, n, N, c_z]; bias [B, H, N, N] of all."""
+        """Of rows of the normalised pairs, [B, n, N, c_z], the output not yet projected; bias [B, H, N, N]."""
         packed = linear_of_several(z, (self.query_key_value.weight, self.gate.weight))
-        return self.out(self.ops.triangle_attention(packed.unflatten(-1, (4, self.heads, -1)), bias))
+        return self.ops.triangle_attention(packed.unflatten(-1, (4, self.heads, -1)), bias)
 
 
 class PairStack(nn.Module):
@@ -116,14 +120,8 @@ class PairStack(nn.Module):
     def forward(self, z: Tensor, token_mask: Tensor, mask_bias: Tensor, seeds: Tensor) -> Tensor:
         """z [B, N, N, c_z]; seeds int64 [B, 4], one a dropout."""
         rate = self.dropout if self.training else 0.0
-        add = self.ops.dropout_residual if rate else _added_whole
         z = self.triangle_multiplication_outgoing(z, token_mask, seeds[:, 0], rate)
         z = self.triangle_multiplication_incoming(z, token_mask, seeds[:, 1], rate)
-        z = add(z, self.triangle_attention_starting(z, mask_bias), seeds[:, 2], rate, ROW)
-        z = add(z, self.triangle_attention_ending(z, mask_bias), seeds[:, 3], rate, COLUMN)
+        z = self.triangle_attention_starting(z, mask_bias, seeds[:, 2], rate)
+        z = self.triangle_attention_ending(z, mask_bias, seeds[:, 3], rate)
         return self.transition(z)
-
-
-def _added_whole(z: Tensor, update: Tensor, _seed: Tensor, _rate: float, _axis: int) -> Tensor:
-    """`added`, in the place of the residual with dropout."""
-    return added(z, update)

@@ -30,6 +30,7 @@ from foldwright.kernels import (
     triton_outer_product_mean,
     triton_pair_bias,
     triton_pair_weighted_average,
+    triton_projected_residual,
     triton_smooth_lddt,
     triton_transition,
     triton_triangle_multiplication,
@@ -152,8 +153,8 @@ def layer_norm(z):
 
 def pair_bias(z):
     parameters = weights((128,), (128,), (16, 128))
-    bias = triton_pair_bias._forward._init_fn(z, *parameters, meta(1, 1, 1, N))
-    triton_pair_bias._backward._init_fn(bias, z, *parameters)
+    y, bias = triton_pair_bias._forward_with_norm._init_fn(z, *parameters, meta(1, 1, 1, N))
+    triton_pair_bias._backward._init_fn(bias, y, z, *parameters)
 
 
 def outer_product_mean():
@@ -178,6 +179,13 @@ def dropout(z):
     for axis in (1, 2):
         y = triton_dropout._dropout_residual._init_fn(pairs(), z, seed, 0.25, axis)
         triton_dropout._dropout_gradient._init_fn(y, seed, 0.25, axis, z.stride(), BF16)
+
+
+def projected_residual(x):
+    seed, weight = meta(1, dtype=torch.int64), meta(128, 128, dtype=F32)
+    for axis in (1, 2):
+        y = triton_projected_residual._forward._init_fn(pairs(), x, weight, seed, 0.25, axis)
+        triton_projected_residual._backward._init_fn(y, x, weight, seed, 0.25, axis)
 
 
 def conditioned():
@@ -221,6 +229,8 @@ KERNELS = {
     "pair_weighted_average": pair_weighted_average,
     "dropout_residual": lambda: dropout(pairs()),
     "dropout_residual, transposed": lambda: dropout(pairs().transpose(1, 2)),
+    "projected_residual": lambda: projected_residual(pairs()),
+    "projected_residual, transposed": lambda: projected_residual(pairs().transpose(1, 2)),
     "conditioned": conditioned,
     "smooth_lddt": smooth_lddt,
 }

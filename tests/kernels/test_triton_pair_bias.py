@@ -28,18 +28,26 @@ def inputs(b, n, c, heads, transposed=False):
 
 def with_mask(function, key_bias):
     """The op of what takes a gradient: its mask is a constant, exact in every dtype."""
-    return lambda z, *weights: function(z, *weights, key_bias.to(z))
+
+    def call(z, *weights):
+        out = function(z, *weights, key_bias.to(z))
+        return out if isinstance(out, torch.Tensor) else torch.cat([part.flatten() for part in out])
+
+    return call
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("transposed", [False, True])
-def test_output_and_every_gradient(case, transposed, dtype):
+@pytest.mark.parametrize("op", ["pair_bias", "norm_and_pair_bias"])
+def test_output_and_every_gradient(op, case, transposed, dtype):
     given, key_bias = inputs(*case, transposed)
     key_bias = key_bias.clamp(
         min=-1e4
     )  # float16's range; a mask that hides what is under it would hide errors
-    kernel, plain = with_mask(KERNEL, 1e-4 * key_bias), with_mask(PLAIN, 1e-4 * key_bias)
+    kernel, plain = (
+        with_mask(getattr(module, op), 1e-4 * key_bias) for module in (triton_pair_bias, reference)
+    )
     check_kernel(kernel, plain, given, dtype, DEVICE, wide=(1, 2, 3))
 
 
@@ -79,4 +87,5 @@ def test_gradients_are_deterministic():
 def test_registrations_are_sound():
     given, key_bias = inputs(1, 5, 16, 2)
     case = [x.float().to(DEVICE).requires_grad_() for x in given]
-    torch.library.opcheck(torch.ops.foldwright.pair_bias.default, (*case, key_bias.float().to(DEVICE)))
+    for op in (torch.ops.foldwright.pair_bias, torch.ops.foldwright.norm_and_pair_bias):
+        torch.library.opcheck(op.default, (*case, key_bias.float().to(DEVICE)))

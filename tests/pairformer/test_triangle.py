@@ -13,7 +13,10 @@ def test_ending_attention_is_starting_attention_of_the_transpose(ops):
     ending.load_state_dict(starting.state_dict())
     z = torch.randn(1, 6, 6, 8, dtype=torch.float64)
     bias = mask_bias(torch.tensor([[True] * 5 + [False]]), z.dtype)
-    torch.testing.assert_close(ending(z, bias), starting(z.transpose(1, 2), bias).transpose(1, 2))
+    seed = torch.zeros(1, dtype=torch.int64)
+    turned = starting(z.transpose(1, 2), bias, seed, 0.25).transpose(1, 2)
+    torch.testing.assert_close(ending(z, bias, seed, 0.25), turned)
+    assert not torch.equal(turned, z)
 
 
 def test_ending_attention_follows_algorithm_15_by_loops(ops):
@@ -24,7 +27,8 @@ def test_ending_attention_follows_algorithm_15_by_loops(ops):
     module.bias.weight.data.normal_()
     module.out.weight.data.copy_(torch.eye(4))
     z = torch.randn(1, 5, 5, 4, dtype=torch.float64)
-    out = module(z, mask_bias(torch.ones(1, 5, dtype=torch.bool), z.dtype))[0]
+    bias = mask_bias(torch.ones(1, 5, dtype=torch.bool), z.dtype)
+    out = (module(z, bias, torch.zeros(1, dtype=torch.int64), 0.0) - z)[0]
     x = torch.nn.functional.layer_norm(z[0], (4,))
     q, k, v = (x @ w.T for w in module.query_key_value.weight.chunk(3))
     b = x @ module.bias.weight.T
