@@ -66,23 +66,12 @@ def _load_row(ptr, n, start, other, TILE: tl.constexpr, EVEN: tl.constexpr):
 
 @triton.jit
 def _load_bias(ptr, n, row_start, col_start, ROWS: tl.constexpr, COLS: tl.constexpr, EVEN: tl.constexpr):
-    """Tile [ROWS, COLS] of a prepared bias map [N, N]."""
+    """Tile [ROWS, COLS] of a bias map [N, N], in float32 and base 2."""
     rows, cols = row_start + tl.arange(0, ROWS), col_start + tl.arange(0, COLS)
     at = ptr + rows[:, None] * n + cols[None, :]
-    if EVEN:
-        return tl.load(at)
-    return tl.load(at, mask=(rows < n)[:, None] & (cols < n)[None, :], other=0.0)
-
-
-@triton.jit
-def _attention_prepare(bias_ptr, out_ptr, n, n_maps, bb, bh, bq, bk, heads, log2e, SIZE: tl.constexpr):
-    """The bias in float32 and base 2, [B, H, N, N] contiguous, from any strides."""
-    row = tl.program_id(0).to(tl.int64)
-    at_k = tl.program_id(1) * SIZE + tl.arange(0, SIZE)
-    n_map, at_q = row // n, row % n
-    source = bias_ptr + (n_map // heads) * bb + (n_map % heads) * bh + at_q * bq
-    bias = tl.load(source + at_k.to(tl.int64) * bk, mask=at_k < n, other=0.0).to(tl.float32)
-    tl.store(out_ptr + row * n + at_k, bias * log2e, mask=at_k < n)
+    inside = (rows < n)[:, None] & (cols < n)[None, :]
+    bias = tl.load(at) if EVEN else tl.load(at, mask=inside, other=0.0)
+    return bias.to(tl.float32) * 1.4426950408889634
 
 
 @triton.jit
@@ -293,16 +282,6 @@ def _attention_bias_gradient(
     tl.store(dbias_ptr + base + at_q[:, None] * n + at_k[None, :], total, mask=inside)
 
 
-def _prepared(bias: Tensor) -> Tensor:
-    """The bias times log2(e) in float32, [B, H, N, N] contiguous."""
-    b, heads, n, _ = bias.shape
-    out = torch.empty(bias.shape, dtype=torch.float32, device=bias.device)
-    size = min(1024, next_power_of_two(n))
-    grid = (b * heads * n, triton.cdiv(n, size))
-    _attention_prepare[grid](bias, out, n, b * heads, *bias.stride(), heads, _LOG2E, SIZE=size)
-    return out
-
-
 @torch.library.custom_op("foldwright::shared_bias_attention", mutates_args=())
 def _attention(packed: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """The gated output, and the log-sum-exp of the logits in base 2."""
@@ -311,7 +290,7 @@ def _attention(packed: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     out = packed.new_empty(b, s, n, heads * c)
     lse = packed.new_empty(b, s, heads, n, dtype=torch.float32)
     _attention_forward[(triton.cdiv(n, sizes["Q"]), b * heads, triton.cdiv(s, sizes["MEMBERS"]))](
-        packed.contiguous(), _prepared(bias), out, lse, s, n, heads, c**-0.5 * _LOG2E, c, **sizes
+        packed.contiguous(), bias.contiguous(), out, lse, s, n, heads, c**-0.5 * _LOG2E, c, **sizes
     )
     return out, lse
 
@@ -327,23 +306,23 @@ def _attention_backward(
     dout: Tensor, packed: Tensor, bias: Tensor, out: Tensor, lse: Tensor
 ) -> tuple[Tensor, Tensor]:
     b, s, n, _, heads, c = packed.shape
-    packed, prepared = packed.contiguous(), _prepared(bias)
+    packed, bias = packed.contiguous(), bias.contiguous()
     d_packed, do, delta = torch.empty_like(packed), torch.empty_like(out), torch.empty_like(lse)
     common = (s, n, heads, c**-0.5 * _LOG2E)
     sizes = _tile(n, c, "query", packed.dtype)
     _attention_query_gradient[(triton.cdiv(n, sizes["Q"]), b * heads, triton.cdiv(s, sizes["MEMBERS"]))](
-        dout.contiguous(), packed, prepared, out, lse, d_packed, do, delta, *common, c**-0.5, c, **sizes
+        dout.contiguous(), packed, bias, out, lse, d_packed, do, delta, *common, c**-0.5, c, **sizes
     )
     sizes = _tile(n, c, "key_value", packed.dtype)
     _attention_key_value_gradient[(triton.cdiv(n, sizes["K"]), b * heads, triton.cdiv(s, sizes["MEMBERS"]))](
-        packed, _prepared(bias.mT), do, lse, delta, d_packed, *common, c**-0.5, c, **sizes
+        packed, bias.mT.contiguous(), do, lse, delta, d_packed, *common, c**-0.5, c, **sizes
     )
     sizes = _tile(n, c, "bias", packed.dtype)
     shares = min(_SHARES, s)
     dbias = torch.empty(shares, b, heads, n, n, dtype=torch.float32, device=packed.device)
     k_tiles = triton.cdiv(n, sizes["K"])
     _attention_bias_gradient[(triton.cdiv(n, sizes["Q"]) * k_tiles, b * heads, shares)](
-        packed, prepared, do, lse, delta, dbias, *common, k_tiles, b * heads, triton.cdiv(s, shares), c,
+        packed, bias, do, lse, delta, dbias, *common, k_tiles, b * heads, triton.cdiv(s, shares), c,
         **sizes,
     )  # fmt: skip
     return d_packed, dbias.sum(0).to(bias.dtype)

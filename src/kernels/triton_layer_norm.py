@@ -15,8 +15,8 @@ from torch import Tensor
 from foldwright.kernels.launch import needs_triton, next_power_of_two
 from foldwright.kernels.registry import register
 
-_ELEMENTS = 4096  # of a tile: rows x channels
-_PROGRAMS = 512  # of the backward pass, each with a partial weight gradient
+_ELEMENTS = 8192  # of a tile: rows x channels
+_PROGRAMS = 264  # of the backward pass, each with a partial weight gradient
 
 
 @triton.jit

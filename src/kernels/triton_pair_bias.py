@@ -23,7 +23,7 @@ from foldwright.kernels.triton_norm import affine_norm, norm_backward
 MAX_CHANNELS = 512
 _EPS = 1e-5
 _ELEMENTS, _ELEMENTS_BACKWARD = 8192, 4096  # of a tile: pairs x channels
-_PROGRAMS = 528  # of the backward pass, each with partial gradients of the parameters
+_PROGRAMS = 264  # of the backward pass, each with partial gradients of the parameters
 
 
 @triton.jit

@@ -21,7 +21,7 @@ from foldwright.kernels.tiles import tile
 from foldwright.kernels.triton_dropout import dropout_residual, kept_columns
 
 MAX_CHANNELS = 128  # of which a program holds all, and of the weight's gradient their square
-_PROGRAMS = 264  # of the backward pass, each with a part of the weight's gradient
+_PROGRAMS = 132  # of the backward pass, each with a part of the weight's gradient
 
 
 @triton.jit

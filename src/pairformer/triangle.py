@@ -96,7 +96,7 @@ class TriangleAttention(nn.Module):
         return self.ops.projected_residual(z, out, self.out.weight, seed, rate, axis)
 
     def _attend(self, z: Tensor, bias: Tensor) -> Tensor:
-        """Of rows of the normalised pairs, [B, n, N, c_z], the output not yet projected; bias [B, H, N, N]."""
+        """Of normalised rows [B, n, N, c_z], the output not yet projected; bias [B, H, N, N]."""
         packed = linear_of_several(z, (self.query_key_value.weight, self.gate.weight))
         return self.ops.triangle_attention(packed.unflatten(-1, (4, self.heads, -1)), bias)
 
