@@ -85,7 +85,7 @@ def _member(number: tl.constexpr, s_size, MEMBERS: tl.constexpr):
 @triton.jit
 def _online(q, k, v, bias, beyond, top, total, acc, scale, EVEN: tl.constexpr):
     """One tile of keys taken into the running maximum, sum and weighted values of a tile of queries."""
-    logits = tl.dot(q, tl.trans(k), input_precision="ieee") * scale + bias
+    logits = tl.fma(tl.dot(q, tl.trans(k), input_precision="ieee"), scale, bias)
     if not EVEN:
         logits = tl.where(beyond, float("-inf"), logits)
     new_top = tl.maximum(top, tl.max(logits, 1))
@@ -159,7 +159,8 @@ def _logit_gradient(left, right, d_left, d_right, bias, lse, delta, beyond, scal
     """p and d(logits) of a tile, queries by keys or keys by queries, recomputed; zero for keys beyond n and
     where the log-sum-exp is infinite.
     """
-    logits = tl.dot(left, tl.trans(right), input_precision="ieee") * scale + bias
+    # rounded as in the forward pass: beside -1e9 another order of rounding would be off by 128
+    logits = tl.fma(tl.dot(left, tl.trans(right), input_precision="ieee"), scale, bias)
     if not EVEN:
         logits = tl.where(beyond, float("-inf"), logits)
     p = tl.exp2(logits - lse)
