@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -108,19 +109,7 @@ def _load_implementations() -> None:
     """Import the modules that register: here and not at the top, since they import this one."""
     names = ["reference", "sdpa"]
     if find_spec("triton") is not None:  # it has no wheels outside Linux on x86-64
-        names += [
-            "triton_layer_norm",
-            "triton_transition",
-            "triton_attention",
-            "triton_triangle_multiplication",
-            "triton_adaptive_layer_norm",
-            "triton_gates",
-            "triton_window_attention",
-            "triton_dropout",
-            "triton_smooth_lddt",
-            "triton_outer_product_mean",
-            "triton_pair_weighted_average",
-        ]
+        names += sorted(path.stem for path in Path(__file__).parent.glob("triton_*.py"))
     for name in names:
         import_module(f"foldwright.kernels.{name}")
     for point in entry_points(group="foldwright.kernels"):  # modules of other packages, which register, too

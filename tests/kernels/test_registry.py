@@ -24,8 +24,7 @@ def test_auto_takes_the_fastest_supported_and_says_why_not_more():
 
 def test_auto_prefers_kernels_on_a_gpu():
     chosen = choices(select(KernelConfig(), "cuda"))
-    assert chosen["triangle_attention"] == chosen["layer_norm"] == "triton"
-    assert chosen["window_attention"] == chosen["outer_product_mean"] == "triton"
+    assert {op for op, name in chosen.items() if name != "triton"} <= {"weighted_rigid_align"}
 
 
 def test_a_named_choice_that_cannot_run_raises():
