@@ -82,6 +82,16 @@ class Report:
         for reason, detail in notes:
             self.notes.setdefault(reason, []).append(f"{entry}: {detail}")
 
+    def account(self, records: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Count a store's done records, by entry; those of the entries kept."""
+        kept = {entry: record for entry, record in records.items() if "rejected" not in record}
+        for entry, record in records.items():
+            if entry in kept:
+                self.kept(entry, record["row"], record["changes"], record["notes"], record["seconds"])
+            else:
+                self.failed(entry, *record["rejected"])
+        return kept
+
     def summary(self) -> str:
         """Rejections on one line, an example each."""
         return "; ".join(
