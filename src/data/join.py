@@ -8,13 +8,15 @@ longer so, as after a job that was killed between its shard and the join; run ag
 
 from __future__ import annotations
 
+import heapq
 import json
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from foldwright.data import report as reports
 from foldwright.data.carry_over import carry_clusters, split_name, stale_splits
@@ -80,30 +82,31 @@ def _together(tables: Sequence[pa.Table]) -> pa.Table:
 
 def _counted(items: pa.Table) -> pa.Table:
     """Items with the size of their clusters in the whole store."""
-    names = items["cluster_100"].to_pylist()
-    sizes = Counter(names)
-    return with_column(items, "cluster_size", pa.array([sizes[name] for name in names], pa.int32()))
+    clusters = items["cluster_100"].combine_chunks()
+    counts = clusters.value_counts()
+    sizes = counts.field("counts").take(pc.index_in(clusters, counts.field("values")))
+    return with_column(items, "cluster_size", sizes.cast(pa.int32()))
 
 
 def _joined_report(out: Path, shards: Sequence[Shard]) -> Report:
     """The report of all shards, as of one store that holds what they hold."""
-    records: dict[str, dict[str, Any]] = {}
-    unmatched: list[str] = []
-    sources: dict[str, str] = {}
+    files = array_files(out)
     told = [json.loads((shard.below(out) / reports.JSON).read_text()) for shard in shards]
-    for shard in shards:
-        file = shard.below(out) / ARRAYS
-        own = read_records(file, b"done/")
-        if stray := [entry for entry in own if not shard.holds(entry)]:
-            raise ValueError(rerun(out, f"a shard holds {stray[0]}, which is not its own", [shard]))
-        records |= own
-        unmatched += json.loads(read_value(file, b"unmatched") or b"[]")
-        sources |= {code: made["source"] for code, made in read_records(file, b"made/").items()}
+    unmatched = [name for file in files for name in json.loads(read_value(file, b"unmatched") or b"[]")]
     report = Report(sorted(unmatched))
-    kept = report.account(dict(sorted(records.items())))
-    if not kept:
-        raise ValueError(f"not one of {len(records)} entries could be kept: {report.summary()}")
-    report.components = dict(sorted(sources.items()))
+    report.account(heapq.merge(*(_own_records(out, shard) for shard in shards), key=itemgetter(0)))
+    if not report.n_kept:
+        raise ValueError(f"not one entry of {out} could be kept: {report.summary()}")
+    made = sorted((code, record["source"]) for file in files for code, record in read_records(file, b"made/"))
+    report.components = dict(made)
     report.unchanged = sum(own["unchanged_since_last_run"] for own in told)
     report.settings = told[0]["settings"]
     return report
+
+
+def _own_records(out: Path, shard: Shard) -> Iterator[tuple[str, Any]]:
+    """The done records of a shard, sorted by entry; ValueError for one of another shard."""
+    for entry, record in read_records(shard.below(out) / ARRAYS, b"done/"):
+        if not shard.holds(entry):
+            raise ValueError(rerun(out, f"a shard holds {entry}, which is not its own", [shard]))
+        yield entry, record

@@ -39,8 +39,8 @@ def _take(path: Path) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
-                return descriptor  # and not a file that its last holder removed meanwhile
+            if _is_at(path, descriptor):  # the last holder may have removed it meanwhile
+                return descriptor
         except BlockingIOError as error:
             os.close(descriptor)
             raise ValueError(
@@ -50,3 +50,10 @@ def _take(path: Path) -> int:
             os.close(descriptor)
             raise ValueError(f"{path} cannot be locked ({error}); the file system must have flock") from error
         os.close(descriptor)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

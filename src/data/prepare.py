@@ -226,7 +226,8 @@ def _prepare_store(sources: Sources, out: Path, config: PrepareConfig, pool: Poo
     try:
         report.unchanged = _prepare_entries(environment, sources.of_entry, config, pool)
         records = _current_records(environment, sources.of_entry)
-        done = report.account(records)
+        report.account(records.items())
+        done = {entry: record for entry, record in records.items() if "rejected" not in record}
         if len(done) < min_kept:
             raise ValueError(f"not one of {len(sources.of_entry)} entries could be kept: {report.summary()}")
         codes = {code for record in done.values() for code in record["codes"]}

@@ -82,15 +82,13 @@ class Report:
         for reason, detail in notes:
             self.notes.setdefault(reason, []).append(f"{entry}: {detail}")
 
-    def account(self, records: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        """Count a store's done records, by entry; those of the entries kept."""
-        kept = {entry: record for entry, record in records.items() if "rejected" not in record}
-        for entry, record in records.items():
-            if entry in kept:
-                self.kept(entry, record["row"], record["changes"], record["notes"], record["seconds"])
-            else:
+    def account(self, records: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+        """Count entries with their done records of a store."""
+        for entry, record in records:
+            if "rejected" in record:
                 self.failed(entry, *record["rejected"])
-        return kept
+            else:
+                self.kept(entry, record["row"], record["changes"], record["notes"], record["seconds"])
 
     def summary(self) -> str:
         """Rejections on one line, an example each."""

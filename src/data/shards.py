@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 FOLDER = "shards"
+MAX_SHARDS = 512  # files that a process has open at a time, of the 1024 that systems allow it
 _NAME = re.compile(r"(\d+)-of-(\d+)(\.partial|\.old|\.lock)?")
 
 
@@ -41,8 +42,8 @@ def parse_shard(text: str) -> Shard:
     """The shard that "3/64" names; ValueError for what is no such thing."""
     found = re.fullmatch(r"(\d+)/(\d+)", text)
     shard = Shard(int(found[1]), int(found[2])) if found else Shard(0, 0)
-    if not 1 <= shard.number <= shard.of:
-        raise ValueError(f"--shard: got {text!r}, expected NUMBER/COUNT from 1/COUNT on, as 3/64")
+    if not 1 <= shard.number <= shard.of <= MAX_SHARDS:
+        raise ValueError(f"--shard: got {text!r}, expected NUMBER/COUNT, as 3/64, COUNT at most {MAX_SHARDS}")
     return shard
 
 

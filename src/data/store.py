@@ -32,7 +32,15 @@ from foldwright.data.arrays import decode
 from foldwright.data.msa import Msa
 from foldwright.data.msa_blocks import decode_msa
 from foldwright.data.records import Entry, decode_entry, decode_record
-from foldwright.data.shards import FOLDER, missing_shards, rerun, shard_number, shards_of, shards_under_way
+from foldwright.data.shards import (
+    FOLDER,
+    MAX_SHARDS,
+    missing_shards,
+    rerun,
+    shard_number,
+    shards_of,
+    shards_under_way,
+)
 from foldwright.data.structure import Component, Floats, Ints
 from foldwright.data.tables import read_table
 from foldwright.data.templates import Templates
@@ -41,7 +49,6 @@ SCHEMA_VERSION = 3
 ARRAYS, MANIFEST, ITEMS = "arrays.lmdb", "manifest.parquet", "items.parquet"
 _MAP_SIZE = 2**41  # bytes of address space of the one writer; the file is only as large as its content
 GROWTH = 2**36  # bytes that a file not yet complete may grow by under its readers
-_MAX_OPEN = 512  # files that a process has open, of the 1024 that systems allow it
 _STAMPS = b"shards"  # in the metadata of a sharded store's tables: the stamps of the shards they are made of
 _environments: OrderedDict[tuple[str, int], lmdb.Environment] = OrderedDict()  # the last one used is last
 
@@ -302,7 +309,7 @@ def _environment(file: Path, growth: int = 0) -> lmdb.Environment:
     if key in _environments:
         _environments.move_to_end(key)
     else:
-        while len(_environments) >= _MAX_OPEN:
+        while len(_environments) >= MAX_SHARDS:
             _environments.popitem(last=False)[1].close()
         room = file.stat().st_size + growth
         environment = lmdb.open(
@@ -353,10 +360,11 @@ def records_with_prefix(transaction: lmdb.Transaction, prefix: bytes) -> dict[st
     return {key[len(prefix) :].decode(): json.loads(value) for key, value in _pairs(transaction, prefix)}
 
 
-def read_records(file: Path, prefix: bytes) -> dict[str, Any]:
-    """JSON values of a finished file, as `records_with_prefix`."""
+def read_records(file: Path, prefix: bytes) -> Iterator[tuple[str, Any]]:
+    """The same of a finished file, one after another, sorted."""
     with _environment(file).begin() as transaction:
-        return records_with_prefix(transaction, prefix)
+        for key, value in _pairs(transaction, prefix):
+            yield key[len(prefix) :].decode(), json.loads(value)
 
 
 def keys_with_prefix(transaction: lmdb.Transaction, prefix: bytes) -> list[bytes]:
