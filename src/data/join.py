@@ -41,8 +41,10 @@ from foldwright.data.tables import read_table, write_table
 
 def unready(out: Path) -> str:
     """Why the shards of a store are not yet one, with what to do; "" if they are."""
-    missing = missing_shards(out, shards_of(out))
-    return missing or unjoined(out, [read_meta(file) for file in array_files(out)])
+    shards = shards_of(out)
+    if missing := missing_shards(out, shards):
+        return missing
+    return unjoined(out, shards, [read_meta(file) for file in array_files(out, shards)])
 
 
 def join(out: Path) -> None:
@@ -55,8 +57,8 @@ def join(out: Path) -> None:
         shards = shards_of(out)
         if missing_shards(out, shards) or shards_under_way(out, shards):
             return
-        metas = [read_meta(file) for file in array_files(out)]
-        if not at_odds(out, metas) and unjoined(out, metas):
+        metas = [read_meta(file) for file in array_files(out, shards)]
+        if not at_odds(out, shards, metas) and unjoined(out, shards, metas):
             _join(out, shards, [meta["stamp"] for meta in metas])
 
 
@@ -90,7 +92,7 @@ def _counted(items: pa.Table) -> pa.Table:
 
 def _joined_report(out: Path, shards: Sequence[Shard]) -> Report:
     """The report of all shards, as of one store that holds what they hold."""
-    files = array_files(out)
+    files = array_files(out, shards)
     told = [json.loads((shard.below(out) / reports.JSON).read_text()) for shard in shards]
     unmatched = [name for file in files for name in json.loads(read_value(file, b"unmatched") or b"[]")]
     report = Report(sorted(unmatched))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -93,7 +93,7 @@ def require_no_shards(store: Path) -> None:
         )
 
 
-def missing_shards(store: Path, shards: Iterable[Shard]) -> str:
+def missing_shards(store: Path, shards: Sequence[Shard]) -> str:
     """Which shards are not there, and what to do; "" if all are."""
     missing = [
         f"{shard} (half-made)" if _begun(shard.below(store)) else str(shard)

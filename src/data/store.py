@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,8 @@ from foldwright.data.msa import Msa
 from foldwright.data.msa_blocks import decode_msa
 from foldwright.data.records import Entry, decode_entry, decode_record
 from foldwright.data.shards import (
-    FOLDER,
     MAX_SHARDS,
+    Shard,
     missing_shards,
     rerun,
     shard_number,
@@ -50,7 +50,7 @@ ARRAYS, MANIFEST, ITEMS = "arrays.lmdb", "manifest.parquet", "items.parquet"
 _MAP_SIZE = 2**41  # bytes of address space of the one writer; the file is only as large as its content
 GROWTH = 2**36  # bytes that a file not yet complete may grow by under its readers
 _STAMPS = b"shards"  # in the metadata of a sharded store's tables: the stamps of the shards they are made of
-_environments: OrderedDict[tuple[str, int], lmdb.Environment] = OrderedDict()  # the last one used is last
+_environments: OrderedDict[tuple[int, int], lmdb.Environment] = OrderedDict()  # by inode; last used is last
 
 
 def entry_key(entry: str) -> bytes:
@@ -94,16 +94,16 @@ class Store:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self._files = array_files(self.path)
-        tables = (MANIFEST, ITEMS) if is_sharded(self.path) else (ARRAYS, MANIFEST, ITEMS)
-        missing = [name for name in tables if not (self.path / name).is_file()]
-        if missing and not is_sharded(self.path):
+        shards = shards_of(self.path)
+        missing = [name for name in (ARRAYS, MANIFEST, ITEMS) if not (self.path / name).is_file()]
+        if missing and not shards:
             raise ValueError(
                 f"got {self.path}, which lacks {', '.join(missing)}; expected a prepared store: make one "
                 "with `prepare_data.py --structures DIR --out STORE`"
             )
+        self._files = array_files(self.path, shards)
         metas = [read_meta(file) for file in self._files]
-        if is_sharded(self.path) and (fault := unjoined(self.path, metas)):
+        if shards and (fault := unjoined(self.path, shards, metas)):
             raise ValueError(fault)
         self._last = 0  # the shard last read of, where the components of what was read are
         self.components = ComponentTable(self)
@@ -216,19 +216,13 @@ class ComponentTable(Mapping[str, Component]):
         return len(self._store.component_codes())
 
 
-def is_sharded(path: Path) -> bool:
-    """Whether a folder is a store made of shards, complete or not."""
-    return (path / FOLDER).is_dir()
-
-
 def is_store(path: Path) -> bool:
-    """Whether a folder is a store, of one file of arrays or of shards."""
-    return (path / ARRAYS).is_file() or is_sharded(path)
+    """Whether a folder is a store, of one file of arrays or of shards, complete or not."""
+    return (path / ARRAYS).is_file() or bool(shards_of(path))
 
 
-def array_files(path: Path) -> list[Path]:
-    """The files of a store's arrays, in the order of its shards; ValueError if one is not there."""
-    shards = shards_of(path)
+def array_files(path: Path, shards: Sequence[Shard]) -> list[Path]:
+    """The files of a store's arrays: one, or that of each shard; ValueError if a shard is not there."""
     if fault := missing_shards(path, shards):
         raise ValueError(fault)
     return [shard.below(path) / ARRAYS for shard in shards] or [path / ARRAYS]
@@ -245,24 +239,24 @@ def read_meta(file: Path) -> dict[str, Any]:
     return meta
 
 
-def at_odds(path: Path, metas: list[dict[str, Any]]) -> str:
+def at_odds(path: Path, shards: Sequence[Shard], metas: Sequence[Mapping[str, Any]]) -> str:
     """Which shards were made with other settings than most, with what to do; "" if none was."""
     settings = [meta.get("settings", "") for meta in metas]
     usual, _ = Counter(settings).most_common(1)[0]
-    odd = [shard for shard, own in zip(shards_of(path), settings, strict=True) if own != usual]
+    odd = [shard for shard, own in zip(shards, settings, strict=True) if own != usual]
     return rerun(path, "shards made with other settings than most", odd) if odd else ""
 
 
-def unjoined(path: Path, metas: list[dict[str, Any]]) -> str:
+def unjoined(path: Path, shards: Sequence[Shard], metas: Sequence[Mapping[str, Any]]) -> str:
     """Why the tables of a sharded store are not those of its shards, with what to do; "" if they are."""
-    if fault := at_odds(path, metas):
+    if fault := at_odds(path, shards, metas):
         return fault
     stamps = [meta.get("stamp", "") for meta in metas]
     for name in (MANIFEST, ITEMS):
         known = _stamps(path / name)
-        changed = [shard for shard, a, b in zip(shards_of(path), stamps, known, strict=False) if a != b]
+        changed = [shard for shard, a, b in zip(shards, stamps, known, strict=False) if a != b]
         if changed or len(known) != len(stamps):
-            blocking = shards_under_way(path, shards_of(path)) or changed or shards_of(path)
+            blocking = shards_under_way(path, shards) or changed or shards
             return rerun(path, f"{name} is not of its shards as they are now", blocking)
     return ""
 
@@ -305,20 +299,21 @@ def check_schema(meta: bytes, path: Path) -> None:
 
 def _environment(file: Path, growth: int = 0) -> lmdb.Environment:
     """The process's own read-only environment: LMDB allows one a file and process, and none across a fork."""
-    key = (str(file.resolve()), file.stat().st_ino)
+    status = file.stat()
+    key = (status.st_dev, status.st_ino)
     if key in _environments:
         _environments.move_to_end(key)
     else:
         while len(_environments) >= MAX_SHARDS:
             _environments.popitem(last=False)[1].close()
-        room = file.stat().st_size + growth
+        room = status.st_size + growth
         environment = lmdb.open(
             str(file), subdir=False, readonly=True, lock=False, readahead=False, map_size=room
         )
         needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
-        if file.stat().st_size < needed:  # reading beyond the end would kill the process
+        if status.st_size < needed:  # reading beyond the end would kill the process
             environment.close()
-            raise _damaged(file.parent, f"{file.name} has {file.stat().st_size} bytes, expected {needed}")
+            raise _damaged(file.parent, f"{file.name} has {status.st_size} bytes, expected {needed}")
         _environments[key] = environment
     return _environments[key]
 
@@ -341,8 +336,8 @@ os.register_at_fork(before=_close_environments)  # parent and child open the fil
 
 def open_for_writing(file: Path) -> lmdb.Environment:
     """A writable environment, made if missing, in place of this process's readers; one writer at a time."""
-    for key in [key for key in _environments if key[0] == str(file.resolve())]:
-        _environments.pop(key).close()
+    if file.exists() and (reader := _environments.pop((file.stat().st_dev, file.stat().st_ino), None)):
+        reader.close()
     return lmdb.open(str(file), subdir=False, map_size=_MAP_SIZE, readahead=False)
 
 

@@ -30,7 +30,7 @@ from foldwright.data.preparation import PrepareConfig
 from foldwright.data.prepare import prepare
 from foldwright.data.sample import store_path as sample_path
 from foldwright.data.sampler import SampleRequest
-from foldwright.data.shards import Shard, parse_shard, shard_number
+from foldwright.data.shards import Shard, parse_shard, shard_number, shards_of
 from foldwright.data.sources import Sources, find_sources
 from foldwright.data.splits import split_entries, split_path
 from foldwright.data.staging import stage
@@ -102,10 +102,14 @@ def make_shards(sources: Sources, out: Path, count: int) -> None:
         prepare(sources, out, CONFIG, pool, Shard(number, count))
 
 
+def arrays_of(store: Path) -> list[Path]:
+    return store_module.array_files(store, shards_of(store))
+
+
 def records(store: Path) -> dict[str, bytes]:
     """All records of all shards by their keys."""
     found: dict[str, bytes] = {}
-    for file in store_module.array_files(store):
+    for file in arrays_of(store):
         with store_module._environment(file).begin() as transaction:
             for key, value in transaction.cursor():
                 name = bytes(key).decode()
@@ -189,7 +193,7 @@ def test_files_come_and_go_and_only_their_shard_is_made_again(sources, sharded, 
     out = copied(sharded, tmp_path / "store")
     cluster(out)
     shutil.copyfile(out / ITEMS, out / "split_all.parquet")
-    before = {file: file.stat().st_ino for file in store_module.array_files(out)}
+    before = {file: file.stat().st_ino for file in arrays_of(out)}
     late = writer_of["new"]("late").protein("A", ["TRP"] * 12, 0.0).write(tmp_path)
     more = Sources({**sources.of_entry, **find_sources(tmp_path, None).of_entry}, sources.unmatched)
     shard = Shard(shard_number(late.stem, 3), 3)
@@ -355,7 +359,7 @@ def test_few_files_of_a_process_are_open_at_a_time(sources, tmp_path, monkeypatc
         assert store.entry(entry).structure.entry_id == entry
         assert len(store_module._environments) <= 2
     assert {environment.info()["map_size"] for environment in store_module._environments.values()} <= {
-        file.stat().st_size for file in store_module.array_files(tmp_path / "store")
+        file.stat().st_size for file in arrays_of(tmp_path / "store")
     }
 
 
