@@ -96,7 +96,7 @@ def require_no_shards(store: Path) -> None:
 def missing_shards(store: Path, shards: Sequence[Shard]) -> str:
     """Which shards are not there, and what to do; "" if all are."""
     missing = [
-        f"{shard} (half-made)" if _begun(shard.below(store)) else str(shard)
+        f"{shard} (half-made or under way)" if _begun(shard.below(store)) else str(shard)
         for shard in shards
         if not shard.below(store).is_dir()
     ]

@@ -261,7 +261,7 @@ def test_missing_and_half_made_shards_are_named(sources, sharded, tmp_path):
         Store(out)
     with pytest.raises(Killed):
         prepare(sources, out, CONFIG, killed_after(1), Shard(2, 3))
-    with pytest.raises(ValueError, match=r"2/3 \(half-made\)"):
+    with pytest.raises(ValueError, match=r"2/3 \(half-made or under way\)"):
         Store(out)
     with pytest.raises(ValueError, match="lacks 1 of its shards"):
         stage(out, tmp_path / "disk")
@@ -392,8 +392,28 @@ def test_two_processes_one_killed_make_the_whole(sources, whole, tmp_path):
     os.killpg(second.pid, signal.SIGKILL)
     assert second.wait() == -signal.SIGKILL, "it ended before it was killed"
     said = first.communicate()[0]
-    assert "lacks 1 of its shards: 2/2 (half-made); run prepare_data.py with --shard 2/2" in said.replace(
-        "\n", " "
+    assert (
+        "lacks 1 of its shards: 2/2 (half-made or under way); run prepare_data.py with --shard 2/2"
+        in said.replace("\n", " ")
     )
     assert f"shard 2/2 is made; {out} is complete" in start(2).communicate()[0]
     assert_same(out, whole)
+
+
+def test_a_damaged_shard_is_named(sharded, tmp_path):
+    out = copied(sharded, tmp_path / "store")
+    file = arrays_of(out)[1]
+    file.write_bytes(file.read_bytes()[:9000])
+    with pytest.raises(ValueError, match=r"002-of-003 is damaged: .* prepare it again"):
+        Store(out)
+    file.unlink()
+    with pytest.raises(ValueError, match=r"002-of-003 is damaged: .* prepare it again"):
+        Store(out)
+
+
+def test_shards_without_any_entry_are_no_store(sources, tmp_path):
+    junk = Sources({"junk": sources.of_entry["junk"]}, [])
+    number = shard_number("junk", 2)
+    prepare(junk, tmp_path / "store", CONFIG, pool, Shard(number, 2))
+    with pytest.raises(ValueError, match=r"not one entry of .* could be kept: unreadable x 1 \(e.g. junk: "):
+        prepare(junk, tmp_path / "store", CONFIG, pool, Shard(3 - number, 2))
