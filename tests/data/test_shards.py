@@ -74,8 +74,10 @@ def sources(tmp_path_factory, writer_of) -> Sources:
         if row["n_tokens"] < 250:
             s = store.entry(row["entry"]).structure
             write_structure(s, s.atom_coords, folder / f"{row['entry']}.cif", mask=s.atom_resolved)
-    writer_of["dimr"]().write(folder)
     writer_of["modr"]().write(folder)
+    twins = [writer_of["dimr"]().write(folder).rename(folder / f"twin{n}.cif") for n in range(4)]
+    writer_of["dimr"]().write(folder)
+    assert len({shard_number(path.stem, 3) for path in twins}) > 1, "chains of a cluster in several shards"
     (folder / "junk.cif").write_text("this is no mmCIF file\n")
     (folder / "dimr_A.a3m").write_text(">q\nGASVLAGSTAVL\n>a\nGASVLAGSTA--\n")
     (folder / "none_A.a3m").write_text(">q\nGASVLAGSTAVL\n")
@@ -132,6 +134,7 @@ def assert_same(a: Path, b: Path) -> None:
         assert read_table(a / name).schema.remove_metadata() == read_table(b / name).schema.remove_metadata()
         assert read_table(a / name).to_pylist() == read_table(b / name).to_pylist()
     assert list(Store(a).components) == list(Store(b).components)
+    assert [component.code for component in Store(a).components.values()] == list(Store(b).components)
     assert report_of(a) == report_of(b)
 
 
@@ -283,7 +286,9 @@ def test_another_number_of_shards_is_refused(sources, sharded, whole, tmp_path):
 
 def test_shards_of_other_settings_are_refused(sources, sharded, tmp_path):
     out = copied(sharded, tmp_path / "store")
+    tables = (out / MANIFEST).read_bytes(), (out / ITEMS).read_bytes()
     prepare(sources, out, PrepareConfig(n_conformers=1, max_msa_rows=1), pool, Shard(3, 3))
+    assert ((out / MANIFEST).read_bytes(), (out / ITEMS).read_bytes()) == tables
     with pytest.raises(ValueError, match=r"other settings than most: 3/3; run .* --shard 3/3"):
         Store(out)
     prepare(sources, out, CONFIG, pool, Shard(3, 3))
