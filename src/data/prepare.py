@@ -78,12 +78,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         shard = parse_shard(arguments.shard) if arguments.shard else None
         pool = pool_of(arguments.workers, arguments.dask)
         report = prepare(sources, arguments.out, _config(arguments), pool, shard)
+        missing = unready(arguments.out) if shard else ""
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     report.show(Console())
     if shard:
-        print(f"shard {shard} is made; {unready(arguments.out) or f'{arguments.out} is complete'}")
+        print(f"shard {shard} is made; {missing or f'{arguments.out} is complete'}")
     return 0
 
 
