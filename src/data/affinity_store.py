@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foldwright.data.arrays import decode, encode
-from foldwright.data.store import open_for_writing, read_value
+from foldwright.data.store import GROWTH, open_for_writing, read_value
 from foldwright.data.structure import Bools, Floats
 
 FILE = "pockets.lmdb"
@@ -42,7 +42,7 @@ class PocketCache:
     def read(self, complex_name: str) -> PocketRecord:
         """Raises KeyError for a complex that the cache lacks, ValueError for damaged bytes."""
         file = self.folder / FILE
-        value = read_value(file, self._key(complex_name)) if file.is_file() else None
+        value = read_value(file, self._key(complex_name), GROWTH) if file.is_file() else None
         if value is None:
             raise KeyError(f"{complex_name} has no pocket of {self.scope} in {self.folder}")
         arrays: dict[str, Any] = decode(value)[0]
@@ -53,7 +53,7 @@ class PocketCache:
         file = self.folder / FILE
         if not file.is_file():
             return list(complexes)
-        return [name for name in complexes if read_value(file, self._key(name)) is None]
+        return [name for name in complexes if read_value(file, self._key(name), GROWTH) is None]
 
     def open(self) -> lmdb.Environment:
         """The writable file, made if missing."""

@@ -18,6 +18,7 @@ from foldwright.data.clusters import clustered_items, with_column
 from foldwright.data.store import MANIFEST
 from foldwright.data.tables import read_table
 
+_SPLITS = "split_*.parquet"
 _ITEM_KEY = ("entry", "chain_1", "chain_2", "cluster_100")
 
 
@@ -47,14 +48,21 @@ def _known_clusters(path: Path) -> dict[str, str] | None:
 
 def carry_splits(old: Path, new: Path, items: pa.Table) -> list[str]:
     """Copy the splits of `old` whose items are all among `items`; returns the names of the others."""
+    stale = stale_splits(old, items)
+    for path in sorted(set(old.glob(_SPLITS)) - set(stale)):
+        shutil.copyfile(path, new / path.name)
+    return list(map(split_name, stale))
+
+
+def stale_splits(folder: Path, items: pa.Table) -> list[Path]:
+    """The splits of a store that have items which are not among `items`."""
     there = set(_keys(items))
-    dropped = []
-    for path in sorted(old.glob("split_*.parquet")):
-        if there.issuperset(_keys(read_table(path, _ITEM_KEY))):
-            shutil.copyfile(path, new / path.name)
-        else:
-            dropped.append(path.stem.removeprefix("split_"))
-    return dropped
+    splits = sorted(folder.glob(_SPLITS))
+    return [path for path in splits if not there.issuperset(_keys(read_table(path, _ITEM_KEY)))]
+
+
+def split_name(path: Path) -> str:
+    return path.stem.removeprefix("split_")
 
 
 def _keys(table: pa.Table) -> list[tuple[object, ...]]:

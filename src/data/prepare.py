@@ -4,11 +4,15 @@
 Work goes on in OUT.partial, which replaces OUT when it is complete: a reader never sees half a store. An
 interrupted run goes on where it stopped, and a run over an existing OUT only does what changed: entries are
 known by a digest of their files and of the configuration. `sources` says how files are named.
+
+With --shard a run makes one of OUT's shards in this way, as a store by itself (`shards`); the run that finds
+all of them made joins them (`join`).
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
@@ -38,6 +42,8 @@ from foldwright.data.dask_pool import run_on_dask
 from foldwright.data.entry_templates import TemplateConfig
 from foldwright.data.filters import FilterConfig
 from foldwright.data.group_writer import GroupWriter
+from foldwright.data.join import join, unready
+from foldwright.data.locks import claimed, lock_of
 from foldwright.data.pool import Failure, run_tasks
 from foldwright.data.preparation import (
     BareComponents,
@@ -46,12 +52,14 @@ from foldwright.data.preparation import (
     Rejected,
     Source,
     Unchanged,
+    Workbench,
     open_workbench,
     prepare_component,
     prepare_entry,
 )
 from foldwright.data.records import encode_record
 from foldwright.data.report import Report
+from foldwright.data.shards import Shard, parse_shard, require_count, require_no_shards
 from foldwright.data.sources import EntryFiles, Sources, find_sources
 from foldwright.data.structure import Component
 from foldwright.data.tables import write_table
@@ -67,13 +75,16 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "--templates: got hits, expected --template-structures DIR with the mmCIF files too"
             )
         sources = find_sources(arguments.structures, arguments.msas, arguments.templates)
-        report = prepare(
-            sources, arguments.out, _config(arguments), pool_of(arguments.workers, arguments.dask)
-        )
+        shard = parse_shard(arguments.shard) if arguments.shard else None
+        pool = pool_of(arguments.workers, arguments.dask)
+        report = prepare(sources, arguments.out, _config(arguments), pool, shard)
+        missing = unready(arguments.out) if shard else ""
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     report.show(Console())
+    if shard:
+        print(f"shard {shard} is made; {missing or f'{arguments.out} is complete'}")
     return 0
 
 
@@ -140,6 +151,11 @@ def _parser() -> argparse.ArgumentParser:
         help="the structures are predictions, whose B factors are the pLDDT, 0 to 100",
     )
     add("--out", type=Path, required=True, help="the store to make or to bring up to date")
+    add(
+        "--shard",
+        default="",
+        help="NUMBER/COUNT, as 3/64: make this part of the store alone, beside jobs that make the others",
+    )
     add("--components", type=Path, help="a components.cif whose entries go before the dictionary's")
     add(
         "--ligands",
@@ -174,33 +190,51 @@ def pool_of(workers: int, dask: str = "") -> Pool:
     return partial(run_tasks, workers=max(workers, 1))
 
 
-def prepare(sources: Sources, out: Path, config: PrepareConfig, pool: Pool) -> Report:
-    """Make or update the store `out`.
+def prepare(
+    sources: Sources, out: Path, config: PrepareConfig, pool: Pool, shard: Shard | None = None
+) -> Report:
+    """Make or update the store `out`, or one shard of it, and join the shards if all are made.
 
     Workers hand what they make to this process, which writes an entry, and that it is done, in one
     transaction, and commits several of these at a time (`GroupWriter`): whenever the run is killed, an entry
     is there as a whole or not at all, and those of the last group are to be made again.
 
     Raises:
-        ValueError: `out` is something else than a store, the folder of template structures is missing, or not
-            one entry could be kept.
+        ValueError: `out` is something else than a store, or has other shards; another process is at it; the
+            folder of template structures is missing; or not one entry could be kept (a shard may be empty).
     """
-    open_workbench(config)  # parse the dictionary once, before the workers want it
     out = out.absolute()
+    if shard is None:
+        require_no_shards(out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with claimed(lock_of(out)):
+            return _prepare_store(sources, out, config, pool, min_kept=1)
+    require_count(out, shard)
+    folder = shard.below(out)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with claimed(lock_of(folder)):
+        require_count(out, shard)  # again: the lock tells jobs of another number that we are here
+        report = _prepare_store(sources.of_shard(shard), folder, config, pool, min_kept=0)
+    join(out)
+    return report
+
+
+def _prepare_store(sources: Sources, out: Path, config: PrepareConfig, pool: Pool, min_kept: int) -> Report:
+    bench = open_workbench(config)  # parse the dictionary once, before the workers want it
     folder = _working_folder(out)
     report = Report(sources.unmatched)
     environment = store.open_for_writing(folder / store.ARRAYS)
     try:
-        _prepare_entries(environment, sources.of_entry, config, pool, report)
-        done = _current_records(environment, sources.of_entry, report)
-        if not done:
+        report.unchanged = _prepare_entries(environment, sources.of_entry, config, pool)
+        records = _current_records(environment, sources.of_entry)
+        report.account(records.items())
+        done = {entry: record for entry, record in records.items() if "rejected" not in record}
+        if len(done) < min_kept:
             raise ValueError(f"not one of {len(sources.of_entry)} entries could be kept: {report.summary()}")
         codes = {code for record in done.values() for code in record["codes"]}
         _prepare_components(environment, sorted(codes), config, pool, report)
         _write_tables(folder, out, done, report)
-        meta = {"schema_version": store.SCHEMA_VERSION, "config": config.entry_hash()}
-        with environment.begin(write=True) as transaction:
-            transaction.put(b"meta", _json(meta))
+        _describe(environment, bench, records, sources.unmatched)
         environment.copy(str(folder / "compact.lmdb"), compact=True)
     finally:
         environment.close()
@@ -208,6 +242,27 @@ def prepare(sources: Sources, out: Path, config: PrepareConfig, pool: Pool) -> R
     report.write(folder)
     _publish(folder, out)
     return report
+
+
+def _describe(
+    environment: lmdb.Environment,
+    bench: Workbench,
+    records: Mapping[str, dict[str, Any]],
+    unmatched: list[str],
+) -> None:
+    """Write what the store says of itself: its schema, a digest of its settings and one of all it holds."""
+    config = bench.config.entry_hash()
+    settings = _digest([config, bench.config.component_hash(), bench.library_digest])
+    held = [[entry, record["digest"], record.get("rejected")] for entry, record in records.items()]
+    meta = {
+        "schema_version": store.SCHEMA_VERSION,
+        "config": config,
+        "settings": settings,
+        "stamp": _digest([settings, held, unmatched]),
+    }
+    with environment.begin(write=True) as transaction:
+        transaction.put(b"meta", _json(meta))
+        transaction.put(b"unmatched", _json(unmatched))
 
 
 def _working_folder(out: Path) -> Path:
@@ -230,22 +285,24 @@ def _prepare_entries(
     sources: Mapping[str, EntryFiles],
     config: PrepareConfig,
     pool: Pool,
-    report: Report,
-) -> None:
+) -> int:
+    """Make what is not up to date; how many entries were."""
     with environment.begin() as transaction:
         known = store.records_with_prefix(transaction, b"done/")
     tasks = [Source(entry, files, known.get(entry, {}).get("digest", "")) for entry, files in sources.items()]
     results = pool(prepare_entry, partial(open_workbench, config), tasks, limit_s=config.entry_limit_s)
+    unchanged = 0
     with _progress() as progress, GroupWriter(environment) as writer:
         bar = progress.add_task("entries", total=len(tasks), note="")
         for source, result in results:
-            if isinstance(result, Failure):
-                report.failed(source.entry, result.reason, result.detail)
+            if isinstance(result, Failure):  # no digest: it is tried again by the next run
+                result = Rejected(source.entry, "", result.reason, result.detail)
             if isinstance(result, Unchanged):
-                report.unchanged += 1
+                unchanged += 1
             else:
-                _replace(writer, source.entry, {} if isinstance(result, Failure) else _records_of(result))
+                _replace(writer, source.entry, _records_of(result))
             progress.update(bar, advance=1, note=f"{source.entry}")
+    return unchanged
 
 
 def _records_of(result: Prepared | Rejected) -> dict[bytes, bytes]:
@@ -266,26 +323,15 @@ def _records_of(result: Prepared | Rejected) -> dict[bytes, bytes]:
     return own | result.arrays
 
 
-def _current_records(
-    environment: lmdb.Environment, sources: Iterable[str], report: Report
-) -> dict[str, dict[str, Any]]:
-    """Done records of the entries kept; those whose files are gone are deleted, rejections reported."""
+def _current_records(environment: lmdb.Environment, sources: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Done records by entry, sorted; entries whose files are gone are deleted."""
     with environment.begin() as transaction:
         records = store.records_with_prefix(transaction, b"done/")
     wanted = set(sources)
     with GroupWriter(environment) as writer:
         for entry in records.keys() - wanted:
             _replace(writer, entry, {})
-    kept = {}
-    for entry, record in sorted(records.items()):
-        if entry not in wanted:
-            continue
-        if "rejected" in record:
-            report.failed(entry, *record["rejected"])
-        else:
-            kept[entry] = record
-            report.kept(entry, record["row"], record["changes"], record["notes"], record["seconds"])
-    return kept
+    return {entry: record for entry, record in sorted(records.items()) if entry in wanted}
 
 
 def _prepare_components(
@@ -331,6 +377,10 @@ def _write_tables(folder: Path, old: Path, done: Mapping[str, dict[str, Any]], r
 
 def _json(value: Any) -> bytes:
     return json.dumps(value).encode()
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(_json(value)).hexdigest()
 
 
 def _replace(writer: GroupWriter, entry: str, values: Mapping[bytes, bytes]) -> None:

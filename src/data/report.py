@@ -82,6 +82,14 @@ class Report:
         for reason, detail in notes:
             self.notes.setdefault(reason, []).append(f"{entry}: {detail}")
 
+    def account(self, records: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+        """Count entries with their done records of a store."""
+        for entry, record in records:
+            if "rejected" in record:
+                self.failed(entry, *record["rejected"])
+            else:
+                self.kept(entry, record["row"], record["changes"], record["notes"], record["seconds"])
+
     def summary(self) -> str:
         """Rejections on one line, an example each."""
         return "; ".join(

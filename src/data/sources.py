@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from foldwright.data.alignment_formats import FORMATS
 from foldwright.data.alignment_layouts import layout_key, read_duplicates
+from foldwright.data.shards import Shard
 
 _STRUCTURES = (".cif", ".cif.gz")
 _MSAS = tuple(ending + gz for ending in FORMATS for gz in ("", ".gz"))
@@ -62,6 +63,11 @@ class Sources(NamedTuple):
 
     of_entry: dict[str, EntryFiles]
     unmatched: list[str]
+
+    def of_shard(self, shard: Shard) -> Sources:
+        """What falls to one shard."""
+        own = {entry: files for entry, files in self.of_entry.items() if shard.holds(entry)}
+        return Sources(own, [name for name in self.unmatched if shard.holds(name)])
 
 
 def file_digest(path: Path) -> str:

@@ -9,14 +9,13 @@ rank makes it, under a lock, and the others wait.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from foldwright.data.locks import locked
+from foldwright.data.shards import shards_of
 from foldwright.data.store import ARRAYS, Store
 
 
@@ -30,7 +29,7 @@ def stage(store: Path | str, folder: Path | str) -> Path:
     key = content_key(source)
     target = folder / key
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / f"{key}.lock"):
+    with locked(folder / f"{key}.lock"):
         if not target.is_dir():
             _copy(source, target, key)
     if content_key(target) != key:
@@ -42,14 +41,17 @@ def content_key(store: Path) -> str:
     """Digest of a store's content: names and sizes of all files, bytes of all but the arrays."""
     digest = hashlib.sha256()
     for path in _files(store):
-        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        digest.update(f"{path.relative_to(store)}\0{path.stat().st_size}\0".encode())
         if path.name != ARRAYS:
             digest.update(path.read_bytes())
     return digest.hexdigest()[:24]
 
 
 def _files(store: Path) -> list[Path]:
-    return sorted(path for path in store.iterdir() if path.is_file() and not path.name.endswith("-lock"))
+    """The store's own files and those of its shards, without what a job at one of them has lying about."""
+    folders = [store, *(shard.below(store) for shard in shards_of(store))]
+    files = (path for folder in folders if folder.is_dir() for path in folder.iterdir() if path.is_file())
+    return sorted(path for path in files if not path.name.endswith("-lock"))
 
 
 def _copy(source: Path, target: Path, key: str) -> None:
@@ -64,15 +66,9 @@ def _copy(source: Path, target: Path, key: str) -> None:
         )
     partial.mkdir()
     for path in _files(source):
-        shutil.copyfile(path, partial / path.name)
+        copy = partial / path.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
     if content_key(partial) != key:
         raise ValueError(f"the copy of {source} in {partial} differs from it; was it changed meanwhile?")
     os.replace(partial, target)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock between processes of a node; the system drops it should its holder die."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

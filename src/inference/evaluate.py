@@ -30,7 +30,7 @@ from foldwright.data.ccd import DEFAULT_CACHE, Dictionary
 from foldwright.data.filters import Rejection
 from foldwright.data.mmcif import read_structure
 from foldwright.data.query_example import Components, Target, structure_target
-from foldwright.data.store import ARRAYS, Store
+from foldwright.data.store import Store, is_store
 from foldwright.data.structure import Component, Floats, Structure
 from foldwright.data.tables import read_table
 from foldwright.diffusion.sampler import SamplerConfig
@@ -132,7 +132,7 @@ class Truths:
 
     def __init__(self, path: Path, dictionary_cache: Path) -> None:
         self.dictionary = Dictionary.open(dictionary_cache)
-        self.store = Store(path) if (path / ARRAYS).is_file() else None
+        self.store = Store(path) if is_store(path) else None
         self.components: Mapping[str, Component] = (
             self.store.components if self.store else Components(self.dictionary, 1)
         )

@@ -112,7 +112,7 @@ def test_a_table_of_fewer_rows_than_were_written_is_refused(store_path, tmp_path
 def test_a_flipped_bit_in_a_record_is_found(store_path, tmp_path):
     """Bits flipped within the stored values themselves, found in the file by their bytes."""
     data = (store_path / ARRAYS).read_bytes()
-    value = Store(store_path)._get(entry_key("modr"))
+    value = Store(store_path)._get(entry_key("modr"), "modr")
     start = data.index(value[:64])
     rng = np.random.default_rng(0)
     for number, offset in enumerate(rng.integers(0, min(len(value), 3000), 40).tolist()):
