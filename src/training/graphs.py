@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from foldwright.batch import SCHEMA, Batch
+from foldwright.kernels.casts import WeightCopies
 from foldwright.permutation import Labels
 from foldwright.training.curriculum import PhaseConfig
 from foldwright.training.step import Apart, directly
@@ -43,16 +44,20 @@ class Execution(Protocol):
 
 
 class Eager:
-    """Kernel by kernel."""
+    """Kernel by kernel. `copies` of the weights: None where these are not plain, whole tensors."""
 
-    def __init__(self, losses: Losses) -> None:
-        self.losses = losses
+    def __init__(self, losses: Losses, copies: WeightCopies | None) -> None:
+        self.losses, self.copies = losses, copies
 
     def forward(self, batch: Any, phase: PhaseConfig) -> dict[str, Tensor]:
+        if self.copies is not None:
+            self.copies.open()
         return self.losses(batch, phase, directly)
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()
+        if self.copies is not None:
+            self.copies.close()
 
 
 class Graphed:
@@ -62,7 +67,7 @@ class Graphed:
     """
 
     def __init__(self, losses: Losses, scale: float) -> None:
-        self.losses, self.scale = losses, scale
+        self.losses, self.scale, self.copies = losses, scale, WeightCopies()
         self._pool = torch.cuda.graph_pool_handle()
         self._stream = torch.cuda.Stream()  # of warm-up and capture alike: autograd remembers it by parameter
         self._recordings: dict[Hashable, _Recording | None] = {}
@@ -77,7 +82,7 @@ class Graphed:
         self._current = self._recordings[key]
         if self._current is None:
             self._current = self._recordings[key] = _Recording(self._pool, self._stream, batch)
-            return self._current.record(self.losses, phase, self.scale)
+            return self._current.record(self.losses, phase, self.scale, self.copies)
         return self._current.replay(batch)
 
     def _forget(self) -> None:
@@ -92,6 +97,7 @@ class Graphed:
     def _warm_up(self, batch: Batch, phase: PhaseConfig) -> dict[str, Tensor]:
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
+            self.copies.open()
             terms = self.losses(batch, phase, directly)
         torch.cuda.current_stream().wait_stream(self._stream)
         return terms
@@ -99,6 +105,7 @@ class Graphed:
     def backward(self, loss: Tensor) -> None:
         if self._current is None:
             loss.backward()
+            self.copies.close()
         else:
             self._current.backward.replay()
             self._current = None
@@ -116,10 +123,15 @@ class _Recording:
         self.terms: dict[str, Tensor] = {}
         self._capturing: torch.cuda.graph | None = None
 
-    def record(self, losses: Losses, phase: PhaseConfig, scale: float) -> dict[str, Tensor]:
-        """Capture, and run segment by segment: capturing computes nothing by itself."""
+    def record(
+        self, losses: Losses, phase: PhaseConfig, scale: float, copies: WeightCopies
+    ) -> dict[str, Tensor]:
+        """Capture, and run segment by segment: capturing computes nothing by itself. Every replay makes the
+        copies of the weights anew.
+        """
         try:
             self._begin()
+            copies.open()
             terms = losses(self.batch, phase, self._apart)
             loss = terms["loss"] * scale
             self._end()
@@ -127,6 +139,7 @@ class _Recording:
             self._stop()  # a failure, as for want of memory, must not leave the device capturing
         with self._capture(self.backward):
             loss.backward()
+        copies.close()
         self.terms = {name: term.detach() for name, term in terms.items()}
         return self._results()
 
