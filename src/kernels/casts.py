@@ -58,6 +58,16 @@ class WeightCopies:
         _fill(list(self._copies.values()))
         _opened = self
 
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """For a forward pass: open until `close` after its backward pass, or until the forward pass fails."""
+        self.open()
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
     def close(self) -> None:
         """Hand nothing out any more, and give the copies' memory back."""
         global _opened

@@ -12,6 +12,7 @@ when next met. What cannot be captured, because its sizes change with every exam
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -50,9 +51,8 @@ class Eager:
         self.losses, self.copies = losses, copies
 
     def forward(self, batch: Any, phase: PhaseConfig) -> dict[str, Tensor]:
-        if self.copies is not None:
-            self.copies.open()
-        return self.losses(batch, phase, directly)
+        with nullcontext() if self.copies is None else self.copies.opened():
+            return self.losses(batch, phase, directly)
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()
@@ -96,8 +96,7 @@ class Graphed:
 
     def _warm_up(self, batch: Batch, phase: PhaseConfig) -> dict[str, Tensor]:
         self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream):
-            self.copies.open()
+        with torch.cuda.stream(self._stream), self.copies.opened():
             terms = self.losses(batch, phase, directly)
         torch.cuda.current_stream().wait_stream(self._stream)
         return terms
@@ -131,10 +130,10 @@ class _Recording:
         """
         try:
             self._begin()
-            copies.open()
-            terms = losses(self.batch, phase, self._apart)
-            loss = terms["loss"] * scale
-            self._end()
+            with copies.opened():
+                terms = losses(self.batch, phase, self._apart)
+                loss = terms["loss"] * scale
+                self._end()
         finally:
             self._stop()  # a failure, as for want of memory, must not leave the device capturing
         with self._capture(self.backward):

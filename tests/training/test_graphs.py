@@ -14,7 +14,7 @@ from foldwright.data.sample import store_path
 from foldwright.data.sampler import SampleRequest
 from foldwright.diffusion.noise import NoiseConfig
 from foldwright.diffusion.sampler import SamplerConfig
-from foldwright.kernels import KernelConfig, select
+from foldwright.kernels import KernelConfig, casts, select
 from foldwright.kernels.casts import WeightCopies
 from foldwright.layers.stack import Recompute, set_recomputation
 from foldwright.losses import LossConfig
@@ -99,10 +99,10 @@ def test_a_step_casts_all_weights_at_once_and_after_an_update_anew(miniature, aw
         execution, seen = Eager(losses_of(model, ops), copies), []
         for batch in real_batches[:4:2]:
             gradients.zero()
-            with WeightCasts(model) as casts:
+            with WeightCasts(model) as seen_casts:
                 terms = execution.forward(batch, PHASE)
                 execution.backward(terms["loss"])
-            seen.append((terms["loss"].item(), gradients.flat.clone(), casts.single, casts.several))
+            seen.append((terms["loss"].item(), gradients.flat.clone(), seen_casts.single, seen_casts.several))
             optimizer.step()
         return seen
 
@@ -187,6 +187,7 @@ def test_a_failed_capture_is_ended(monkeypatch, real_batches):
     with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
         graphs._Recording(None, None, real_batches[0]).record(losses, PHASE, 1.0, WeightCopies())
     assert not open_captures
+    assert casts._opened is None
 
 
 @pytest.fixture
