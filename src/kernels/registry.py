@@ -110,6 +110,7 @@ def _load_implementations() -> None:
     if find_spec("triton") is not None:  # it has no wheels outside Linux on x86-64
         names += [
             "triton_layer_norm",
+            "triton_pair_bias",
             "triton_transition",
             "triton_attention",
             "triton_triangle_multiplication",
