@@ -29,6 +29,7 @@ from foldwright.kernels import (
     triton_attention,
     triton_dropout,
     triton_gates,
+    triton_gather_pairs,
     triton_layer_norm,
     triton_outer_product_mean,
     triton_pair_bias,
@@ -137,6 +138,7 @@ def _calls() -> list[Callable[[], Any]]:
         lambda: _attention(8, 4, 32),
         lambda: _attention(8, 16, 48),
         _window_attention,
+        _gather_pairs,
         _outer_product_mean,
         _pair_weighted_average,
         lambda: _projected_residual(z, seed),
@@ -205,6 +207,12 @@ def _window_attention() -> None:
     bias, gate = q.new_empty(1, 2, 4, 32, 128), q.new_empty(1, 8, 64, 128)
     triton_window_attention._window_attention(q, k, v, bias, gate)
     triton_window_attention._window_attention_backward(gate, q, k, v, bias, gate)
+
+
+def _gather_pairs() -> None:
+    z, token = torch.empty(1, _N, _N, 16, dtype=torch.bfloat16), torch.zeros(1, 64, dtype=torch.int32)
+    pairs = triton_gather_pairs._gather_pairs(z, token)
+    triton_gather_pairs._gather_pairs_backward(pairs, token, _N)
 
 
 def _outer_product_mean() -> None:

@@ -51,6 +51,7 @@ class Ops:
     triangle_attention: Callable[..., torch.Tensor]
     attention_pair_bias: Callable[..., torch.Tensor]
     window_attention: Callable[..., torch.Tensor]
+    gather_pairs: Callable[..., torch.Tensor]
     outer_product_mean: Callable[..., torch.Tensor]
     pair_weighted_average: Callable[..., torch.Tensor]
     dropout_residual: Callable[..., torch.Tensor]
@@ -117,6 +118,7 @@ def _load_implementations() -> None:
             "triton_adaptive_layer_norm",
             "triton_gates",
             "triton_window_attention",
+            "triton_gather_pairs",
             "triton_dropout",
             "triton_smooth_lddt",
             "triton_outer_product_mean",
