@@ -186,14 +186,16 @@ class StepBenchmark:
             torch.cuda.empty_cache()
         watched = Clock(self.device)
         watched.watch(self.network, TIMED_MODULES)
-        self.step(watched, Eager(self.losses, WeightCopies()))
+        self.step(watched, Eager(self.losses, self.gradients, WeightCopies()))
         return watched.seconds()
 
     def _timed(self, repeats: int, warmup: int) -> tuple[list[float], float | None, list[KernelTime]]:
         """Seconds of each step; of a GPU the peak memory in GiB, and the kernels of one more step."""
         on_gpu = self.device.type == "cuda"
         captures = on_gpu and self.config.trainer.captures()
-        execution: Execution = Graphed(self.losses, 1.0) if captures else Eager(self.losses, WeightCopies())
+        execution: Execution = Eager(self.losses, self.gradients, WeightCopies())
+        if captures:
+            execution = Graphed(self.losses, self.gradients, 1.0)
         for _ in range(warmup):
             self.step(Clock(self.device), execution)
         if on_gpu:

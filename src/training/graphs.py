@@ -22,6 +22,7 @@ from foldwright.batch import SCHEMA, Batch
 from foldwright.kernels.casts import WeightCopies
 from foldwright.permutation import Labels
 from foldwright.training.curriculum import PhaseConfig
+from foldwright.training.gradients import FlatGradients, Gradients
 from foldwright.training.step import Apart, directly
 
 VARIABLE_AXES = frozenset("GFYV")  # of the truths that could be exchanged: read by the permutation alone
@@ -47,15 +48,16 @@ class Execution(Protocol):
 class Eager:
     """Kernel by kernel. `copies` of the weights: None where these are not plain, whole tensors."""
 
-    def __init__(self, losses: Losses, copies: WeightCopies | None) -> None:
-        self.losses, self.copies = losses, copies
+    def __init__(self, losses: Losses, gradients: Gradients, copies: WeightCopies | None) -> None:
+        self.losses, self.gradients, self.copies = losses, gradients, copies
 
     def forward(self, batch: Any, phase: PhaseConfig) -> dict[str, Tensor]:
         with nullcontext() if self.copies is None else self.copies.opened():
             return self.losses(batch, phase, directly)
 
     def backward(self, loss: Tensor) -> None:
-        loss.backward()
+        with self.gradients.gathered():
+            loss.backward()
         if self.copies is not None:
             self.copies.close()
 
@@ -66,8 +68,9 @@ class Graphed:
     Gradients must stay in the same memory from step to step (`FlatGradients`).
     """
 
-    def __init__(self, losses: Losses, scale: float) -> None:
-        self.losses, self.scale, self.copies = losses, scale, WeightCopies()
+    def __init__(self, losses: Losses, gradients: FlatGradients, scale: float) -> None:
+        self.losses, self.gradients, self.scale = losses, gradients, scale
+        self.copies = WeightCopies()
         self._pool = torch.cuda.graph_pool_handle()
         self._stream = torch.cuda.Stream()  # of warm-up and capture alike: autograd remembers it by parameter
         self._recordings: dict[Hashable, _Recording | None] = {}
@@ -82,7 +85,7 @@ class Graphed:
         self._current = self._recordings[key]
         if self._current is None:
             self._current = self._recordings[key] = _Recording(self._pool, self._stream, batch)
-            return self._current.record(self.losses, phase, self.scale, self.copies)
+            return self._current.record(self.losses, phase, self.scale, self.gradients, self.copies)
         return self._current.replay(batch)
 
     def _forget(self) -> None:
@@ -103,7 +106,8 @@ class Graphed:
 
     def backward(self, loss: Tensor) -> None:
         if self._current is None:
-            loss.backward()
+            with self.gradients.gathered():
+                loss.backward()
             self.copies.close()
         else:
             self._current.backward.replay()
@@ -123,7 +127,12 @@ class _Recording:
         self._capturing: torch.cuda.graph | None = None
 
     def record(
-        self, losses: Losses, phase: PhaseConfig, scale: float, copies: WeightCopies
+        self,
+        losses: Losses,
+        phase: PhaseConfig,
+        scale: float,
+        gradients: FlatGradients,
+        copies: WeightCopies,
     ) -> dict[str, Tensor]:
         """Capture, and run segment by segment: capturing computes nothing by itself. Every replay makes the
         copies of the weights anew.
@@ -136,7 +145,7 @@ class _Recording:
                 self._end()
         finally:
             self._stop()  # a failure, as for want of memory, must not leave the device capturing
-        with self._capture(self.backward):
+        with self._capture(self.backward), gradients.gathered():
             loss.backward()
         copies.close()
         self.terms = {name: term.detach() for name, term in terms.items()}

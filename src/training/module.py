@@ -91,8 +91,10 @@ class StructureTraining(L.LightningModule):
         scale = 1.0 / self.trainer.accumulate_grad_batches
         whole = self.device_mesh is None and self.config.trainer.tensor_parallel == 1
         captured = self.captures and self.config.trainer.captures() and self.device.type == "cuda" and whole
-        copies = WeightCopies() if whole else None
-        self.execution = Graphed(self._losses, scale) if captured else Eager(self._losses, copies)
+        if captured and isinstance(self.gradients, FlatGradients):
+            self.execution = Graphed(self._losses, self.gradients, scale)
+        else:
+            self.execution = Eager(self._losses, self.gradients, WeightCopies() if whole else None)
 
     def _losses(self, batch: Any, phase: PhaseConfig, apart: Apart) -> dict[str, Tensor]:
         return self.losses(self.network, batch, phase, apart)

@@ -96,7 +96,7 @@ def test_a_step_casts_all_weights_at_once_and_after_an_update_anew(miniature, aw
         gradients = FlatGradients(model.parameters())
         optimizer = build_adam(model.parameters(), OptimizerConfig())
         set_learning_rate(optimizer, 1e-2)
-        execution, seen = Eager(losses_of(model, ops), copies), []
+        execution, seen = Eager(losses_of(model, ops), gradients, copies), []
         for batch in real_batches[:4:2]:
             gradients.zero()
             with WeightCasts(model) as seen_casts:
@@ -128,7 +128,7 @@ class Recorded:
     def __del__(self):
         self.events.append(("freed", self.cycles))
 
-    def record(self, losses, phase, scale, copies):
+    def record(self, losses, phase, scale, gradients, copies):
         self.events.append(("captured", self.cycles, self.pool))
         return {}
 
@@ -155,7 +155,7 @@ def events(monkeypatch):
 
 def test_graphs_go_before_a_further_shape_runs_as_usual(real_batches, events):
     one, two = real_batches[0], real_batches[1]
-    execution = Graphed(lambda *_: {}, 1.0)
+    execution = Graphed(lambda *_: {}, None, 1.0)
     for batch in (one, one, one, two, one, two, one):
         execution.forward(batch, PHASE)
         execution._current = None  # its backward
@@ -185,7 +185,7 @@ def test_a_failed_capture_is_ended(monkeypatch, real_batches):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
-        graphs._Recording(None, None, real_batches[0]).record(losses, PHASE, 1.0, WeightCopies())
+        graphs._Recording(None, None, real_batches[0]).record(losses, PHASE, 1.0, None, WeightCopies())
     assert not open_captures
     assert casts._opened is None
 
@@ -220,7 +220,7 @@ def test_graphs_give_the_losses_and_gradients_of_single_kernels_bitwise(real_bat
             execution.backward(terms["loss"])
             yield terms["loss"].item(), gradients.flat.clone()
 
-    eager = list(steps(Eager(losses, None)))
-    for (loss, gradient), (other, same) in zip(eager, steps(Graphed(losses, 1.0)), strict=True):
+    eager = list(steps(Eager(losses, gradients, None)))
+    for (loss, gradient), (other, same) in zip(eager, steps(Graphed(losses, gradients, 1.0)), strict=True):
         assert loss == other
         assert torch.equal(gradient, same)
