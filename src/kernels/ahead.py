@@ -35,6 +35,7 @@ from foldwright.kernels import (
     triton_pair_bias,
     triton_pair_weighted_average,
     triton_projected_residual,
+    triton_rigid_align,
     triton_smooth_lddt,
     triton_transition,
     triton_triangle_multiplication,
@@ -150,6 +151,7 @@ def _calls() -> list[Callable[[], Any]]:
         lambda: triton_gates._gated_residual_backward(a, g[..., :768], g[..., :768]),
         lambda: triton_gates._swiglu_op(g),
         lambda: triton_gates._swiglu_backward_op(g[..., :768], g),
+        lambda: triton_rigid_align._weighted_rigid_align(x[0], x[0], x[0, :, :, 0].contiguous()),
         lambda: triton_smooth_lddt._smooth_lddt(x, x, flags, flags),
         lambda: triton_smooth_lddt._smooth_lddt_backward(x[..., 0, 0], x, x, flags, flags),
     ]

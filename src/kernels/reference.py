@@ -18,7 +18,7 @@ from foldwright.kernels.registry import register
 from foldwright.randomness import uniform
 from foldwright.windows import key_mask, key_windows, query_windows
 
-_RANK_ONE = 1e-6  # σ₂ / σ₁ of a covariance below which a rotation is undefined
+RANK_ONE = 1e-6  # σ₂ / σ₁ of a covariance below which a rotation is undefined
 MASKED = -1e9  # added to the logits of masked keys; finite in bfloat16 and float32
 
 
@@ -278,7 +278,7 @@ def weighted_rigid_align(moving: Tensor, target: Tensor, weight: Tensor) -> Tens
     covariance = (centred.transpose(-1, -2) @ ((target - mean_target) * w)).double() / total
     rotation, _ = best_rotation(covariance)
     minors = torch.linalg.cross(covariance, covariance.roll(1, -2))  # ‖minors‖ ~ σ₁ σ₂
-    flat = minors.square().sum((-2, -1)).sqrt() <= _RANK_ONE * covariance.square().sum((-2, -1))
+    flat = minors.square().sum((-2, -1)).sqrt() <= RANK_ONE * covariance.square().sum((-2, -1))
     rotation = torch.where(
         flat[..., None, None], torch.eye(3, dtype=rotation.dtype, device=rotation.device), rotation
     )

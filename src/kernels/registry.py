@@ -121,6 +121,7 @@ def _load_implementations() -> None:
             "triton_gather_pairs",
             "triton_dropout",
             "triton_smooth_lddt",
+            "triton_rigid_align",
             "triton_outer_product_mean",
             "triton_pair_weighted_average",
         ]

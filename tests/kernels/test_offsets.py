@@ -32,6 +32,7 @@ from foldwright.kernels import (
     triton_pair_bias,
     triton_pair_weighted_average,
     triton_projected_residual,
+    triton_rigid_align,
     triton_smooth_lddt,
     triton_transition,
     triton_triangle_multiplication,
@@ -214,6 +215,11 @@ def gather_pairs():
     triton_gather_pairs._gather_pairs_backward._init_fn(pairs, token, N)
 
 
+def rigid_align():
+    x = meta(2**16 - 1, ATOMS, 3, dtype=F32)
+    triton_rigid_align._weighted_rigid_align._init_fn(x, x, meta(2**16 - 1, ATOMS, dtype=F32))
+
+
 def smooth_lddt():
     x, mask = meta(1, 48, ATOMS, 3, dtype=F32), meta(1, ATOMS, dtype=torch.bool)
     triton_smooth_lddt._smooth_lddt._init_fn(x, x, mask, mask)
@@ -240,6 +246,7 @@ KERNELS = {
     "projected_residual": lambda: projected_residual(pairs()),
     "projected_residual, transposed": lambda: projected_residual(pairs().transpose(1, 2)),
     "conditioned": conditioned,
+    "rigid_align": rigid_align,
     "smooth_lddt": smooth_lddt,
 }
 

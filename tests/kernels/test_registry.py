@@ -39,6 +39,7 @@ def test_auto_prefers_kernels_on_a_gpu():
     chosen = choices(select(KernelConfig(), "cuda"))
     assert chosen["triangle_attention"] == chosen["layer_norm"] == "triton"
     assert chosen["window_attention"] == chosen["outer_product_mean"] == chosen["pair_bias"] == "triton"
+    assert chosen["gather_pairs"] == chosen["weighted_rigid_align"] == "triton"
 
 
 def test_a_named_choice_that_cannot_run_raises():
