@@ -3,9 +3,8 @@
 
 Replicated weights have theirs in one flat buffer, so that each of these is one operation. Parameters keep
 their `.grad`, a view of the buffer: a captured backward pass always adds to the same memory, by a few kernels
-at its end, and replicas
-meet once a step, in one all-reduce, whatever their batches were. Sharded weights have FSDP2's; what it leaves
-whole on every rank has a buffer like replicated weights.
+at its end, and replicas meet once a step, in one all-reduce, whatever their batches were. Sharded weights
+have FSDP2's; what it leaves whole on every rank has a buffer like replicated weights.
 """
 
 from __future__ import annotations
