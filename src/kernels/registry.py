@@ -112,6 +112,7 @@ def _load_implementations() -> None:
         names += [
             "triton_layer_norm",
             "triton_pair_bias",
+            "triton_projected_residual",
             "triton_transition",
             "triton_attention",
             "triton_triangle_multiplication",
