@@ -3,7 +3,7 @@
 
 The forward pass and the losses run on the meta device, with the ops that a GPU would run; a hook sees every
 tensor that autograd saves. Storages count once, parameters not at all. Their copies in the dtypes of
-the products, made once a step, are an entry of their own (those that fused ops ask for inside, a few percent,
+the products, made once a step, are an entry of their own (those that fused ops ask for inside, a tenth,
 are not seen).
 """
 

@@ -75,7 +75,7 @@ def test_peak_memory_is_predicted(name):
     sizes, _, peak = measured(name)
     config, phase = base(sizes)
     copies = kept_bytes(config, phase)["weight copies"] / 2**30
-    assert 0.9 < copies / (2 * plan.n_parameters(config.model) / 2**30) < 1.0, "bfloat16, without norms"
+    assert 0.85 < copies / (2 * plan.n_parameters(config.model) / 2**30) < 1.0, "less norms, fused ops"
     predicted = plan.fixed_gib(config.model) + plan.activations_gib(config, phase) - copies
     assert predicted == pytest.approx(peak, rel=0.02)
 
