@@ -17,6 +17,7 @@ c channels; `...` any leading axes. Activations keep their dtype; statistics and
 | triangle_attention(packed, bias) | softmax_k(q_ij·k_ik/√c + b_jk) v_ik ⊙ σ(g_ij) (Algorithm 14) | pair stacks |
 | attention_pair_bias(packed, bias) | softmax(q·k/√c + b) v ⊙ σ(g), b shared over D (Algorithm 24) | single, diffusion |
 | window_attention(q, k, v, bias, gate) | the same in atom windows (Algorithm 7) | atom transformers |
+| gather_pairs(z, atom_to_token, atom_mask) | z at the tokens of windowed atom pairs (Algorithm 5) | atom encoder |
 | outer_product_mean(a, b, mask, weight, bias) | mean_s a_si ⊗ b_sj, projected (Algorithm 9) | MSA module |
 | pair_weighted_average(v, logits, gate) | σ(g) ⊙ Σ_j softmax_j(b_ij) v_sj (Algorithm 10) | MSA module |
 | dropout_residual(x, update, seed, rate, shared_axis) | x + update ⊙ keep / (1 - rate) | other pair and MSA residuals |

@@ -29,11 +29,13 @@ from foldwright.kernels import (
     triton_attention,
     triton_dropout,
     triton_gates,
+    triton_gather_pairs,
     triton_layer_norm,
     triton_outer_product_mean,
     triton_pair_bias,
     triton_pair_weighted_average,
     triton_projected_residual,
+    triton_rigid_align,
     triton_smooth_lddt,
     triton_transition,
     triton_triangle_multiplication,
@@ -137,6 +139,7 @@ def _calls() -> list[Callable[[], Any]]:
         lambda: _attention(8, 4, 32),
         lambda: _attention(8, 16, 48),
         _window_attention,
+        _gather_pairs,
         _outer_product_mean,
         _pair_weighted_average,
         lambda: _projected_residual(z, seed),
@@ -148,6 +151,7 @@ def _calls() -> list[Callable[[], Any]]:
         lambda: triton_gates._gated_residual_backward(a, g[..., :768], g[..., :768]),
         lambda: triton_gates._swiglu_op(g),
         lambda: triton_gates._swiglu_backward_op(g[..., :768], g),
+        lambda: triton_rigid_align._weighted_rigid_align(x[0], x[0], x[0, :, :, 0].contiguous()),
         lambda: triton_smooth_lddt._smooth_lddt(x, x, flags, flags),
         lambda: triton_smooth_lddt._smooth_lddt_backward(x[..., 0, 0], x, x, flags, flags),
     ]
@@ -205,6 +209,12 @@ def _window_attention() -> None:
     bias, gate = q.new_empty(1, 2, 4, 32, 128), q.new_empty(1, 8, 64, 128)
     triton_window_attention._window_attention(q, k, v, bias, gate)
     triton_window_attention._window_attention_backward(gate, q, k, v, bias, gate)
+
+
+def _gather_pairs() -> None:
+    z, token = torch.empty(1, _N, _N, 16, dtype=torch.bfloat16), torch.zeros(1, 64, dtype=torch.int32)
+    pairs = triton_gather_pairs._gather_pairs(z, token)
+    triton_gather_pairs._gather_pairs_backward(pairs, token, _N)
 
 
 def _outer_product_mean() -> None:

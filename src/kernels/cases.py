@@ -32,6 +32,7 @@ class Sizes:
     msa: int = 64
     token: int = 768
     atom: int = 128
+    atom_pair: int = 16
     pair_heads: int = 4
     token_heads: int = 16
     atom_heads: int = 4
@@ -159,6 +160,12 @@ def _window_attention(draw: Draw, s: Sizes) -> list[Any]:
     return [*packed.unbind(-3), bias, draw.narrow(1, s.samples, s.atoms, s.atom)]
 
 
+def _gather_pairs(draw: Draw, s: Sizes) -> list[Any]:
+    atoms = torch.arange(s.atoms, device=draw.device)[None]
+    z = draw.narrow(1, s.tokens, s.tokens, s.atom_pair)
+    return [z, atoms * s.tokens // s.atoms, draw.mask(1, s.atoms)]
+
+
 def _outer_product_mean(draw: Draw, s: Sizes) -> list[Any]:
     a, b = draw.narrow(1, s.msa_rows, s.tokens, 2 * s.c_outer).chunk(2, -1)
     return [a, b, draw.mask(1, s.msa_rows), draw.weight(s.pair, s.c_outer**2), draw.wide(s.pair)]
@@ -210,6 +217,7 @@ CASES: tuple[Case, ...] = (
     Case("triangle_attention", _triangle_attention),
     Case("attention_pair_bias", _attention_pair_bias),
     Case("window_attention", _window_attention),
+    Case("gather_pairs", _gather_pairs),
     Case("outer_product_mean", _outer_product_mean),
     Case("pair_weighted_average", _pair_weighted_average),
     Case("dropout_residual", _dropout_residual),

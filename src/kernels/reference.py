@@ -16,9 +16,9 @@ from foldwright.geometry import best_rotation
 from foldwright.kernels.casts import cast
 from foldwright.kernels.registry import register
 from foldwright.randomness import uniform
-from foldwright.windows import key_windows, query_windows
+from foldwright.windows import key_mask, key_windows, query_windows
 
-_RANK_ONE = 1e-6  # σ₂ / σ₁ of a covariance below which a rotation is undefined
+RANK_ONE = 1e-6  # σ₂ / σ₁ of a covariance below which a rotation is undefined
 MASKED = -1e9  # added to the logits of masked keys; finite in bfloat16 and float32
 
 
@@ -149,6 +149,18 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, gate: Tensor
     return _attend(q, k, v, bias[:, None]).flatten(-2).flatten(2, 3) * torch.sigmoid(gate)
 
 
+@register("gather_pairs", "reference")
+def gather_pairs(z: Tensor, atom_to_token: Tensor, atom_mask: Tensor) -> Tensor:
+    """z [B, N, N, c] at the tokens of every windowed atom pair, [B, W, 32, 128, c] (AF3 Algorithm 5, line
+    10). atom_to_token and atom_mask [B, A]; zero where one of the atoms does not exist.
+    """
+    rows = query_windows(atom_to_token[..., None])
+    columns = key_windows(atom_to_token[..., None]).transpose(-1, -2)
+    exists = query_windows(atom_mask[..., None]) & key_mask(atom_mask)[..., None, :]
+    example = torch.arange(z.shape[0], device=z.device).view(-1, 1, 1, 1)
+    return z[example, rows.long(), columns.long()] * exists[..., None]
+
+
 @register("outer_product_mean", "reference")
 def outer_product_mean(a: Tensor, b: Tensor, mask: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """AF3 Algorithm 9 after its norm and projections. a, b [B, M, N, c]; mask [B, M] of rows; weight [c_z, c
@@ -266,7 +278,7 @@ def weighted_rigid_align(moving: Tensor, target: Tensor, weight: Tensor) -> Tens
     covariance = (centred.transpose(-1, -2) @ ((target - mean_target) * w)).double() / total
     rotation, _ = best_rotation(covariance)
     minors = torch.linalg.cross(covariance, covariance.roll(1, -2))  # ‖minors‖ ~ σ₁ σ₂
-    flat = minors.square().sum((-2, -1)).sqrt() <= _RANK_ONE * covariance.square().sum((-2, -1))
+    flat = minors.square().sum((-2, -1)).sqrt() <= RANK_ONE * covariance.square().sum((-2, -1))
     rotation = torch.where(
         flat[..., None, None], torch.eye(3, dtype=rotation.dtype, device=rotation.device), rotation
     )

@@ -52,6 +52,7 @@ class Ops:
     triangle_attention: Callable[..., torch.Tensor]
     attention_pair_bias: Callable[..., torch.Tensor]
     window_attention: Callable[..., torch.Tensor]
+    gather_pairs: Callable[..., torch.Tensor]
     outer_product_mean: Callable[..., torch.Tensor]
     pair_weighted_average: Callable[..., torch.Tensor]
     dropout_residual: Callable[..., torch.Tensor]

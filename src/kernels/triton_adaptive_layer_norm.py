@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from foldwright.kernels.casts import cast
+from foldwright.kernels.casts import stacked
 from foldwright.kernels.launch import needs_triton, next_power_of_two
 from foldwright.kernels.reference import linear
 from foldwright.kernels.registry import register
@@ -133,7 +133,6 @@ def adaptive_layer_norm(
     a: Tensor, s: Tensor, norm_s: Tensor, w_scale: Tensor, b_scale: Tensor, w_shift: Tensor
 ) -> Tensor:
     """See kernels.reference.adaptive_layer_norm. a [B, D, N, c_a], s [B, 1 or D, N, c_s]."""
-    weight = torch.cat([cast(w_scale, s.dtype), cast(w_shift, s.dtype)])
-    offset = cast(b_scale, s.dtype)
-    bias = torch.cat([offset, torch.zeros_like(offset)])
+    both = 2 * len(b_scale)
+    weight, bias = stacked((w_scale, w_shift), s.dtype, both), stacked((b_scale,), s.dtype, both)
     return _modulated_norm(a, linear(layer_norm(s, norm_s, None), weight, bias), _EPS)

@@ -93,6 +93,7 @@ class AtomAttentionEncoder(nn.Module):
         self, config: AtomTransformerConfig, widths: Widths, c_token: int, ops: Ops, *, from_trunk: bool
     ) -> None:
         super().__init__()
+        self.ops = ops
         c, c_pair = widths.atom, widths.atom_pair
         self.embed_position = Linear(3, c)
         self.embed_mask = Linear(1, c)
@@ -130,7 +131,8 @@ class AtomAttentionEncoder(nn.Module):
         if s is not None and self.norm_s is not None and self.embed_s is not None:
             c = c + assignment @ self.embed_s(self.norm_s(s.to(dtype)))
         if z is not None and self.norm_z is not None and self.embed_z is not None:
-            p = p + gather_pairs(self.embed_z(self.norm_z(z.to(dtype))), batch.atom_to_token)
+            pairs = self.embed_z(self.norm_z(z.to(dtype)))
+            p = p + self.ops.gather_pairs(pairs, batch.atom_to_token, batch.atom_mask)
         active = F.relu(c)
         p = p + query_windows(self.pair_from_query(active))[..., :, None, :]
         p = p + key_windows(self.pair_from_key(active))[..., None, :, :]
@@ -172,11 +174,3 @@ class AtomAttentionDecoder(nn.Module):
         """
         q = q_skip + conditioning.assignment[:, None] @ self.from_token(a)
         return self.out(self.norm(self.transformer(q, conditioning.c, biases)))
-
-
-def gather_pairs(z: Tensor, atom_to_token: Tensor) -> Tensor:
-    """z [B, N, N, c] at the tokens of every windowed atom pair: [B, W, 32, 128, c]."""
-    rows = query_windows(atom_to_token[..., None])
-    columns = key_windows(atom_to_token[..., None]).transpose(-1, -2)
-    example = torch.arange(z.shape[0], device=z.device).view(-1, 1, 1, 1)
-    return z[example, rows.long(), columns.long()]

@@ -63,14 +63,16 @@ class PairBiases(nn.Module):
         """
         weight = self.weight.unflatten(0, (self.blocks, self.heads))
         folded = (weight * self.scale[:, None]).to(z.dtype)
-        normed, mask = self.ops.layer_norm(z, None, None), mask_bias(key_mask, z.dtype)
+        normed = self.ops.layer_norm(z, None, None).flatten(-3, -2).flatten(0, -3)
+        mask = mask_bias(key_mask, z.dtype)[..., None, :, :, :]
         # without gradient a block at a time: of whole targets all maps, twice over, are too much
         step = self.blocks if torch.is_grad_enabled() else 1
         maps: list[Tensor] = []
         for start in range(0, self.blocks, step):
             own = slice(start, start + step)
-            bias = torch.nn.functional.linear(normed, folded[own].flatten(0, 1))
-            several = bias.movedim(-1, -3).unflatten(-3, (step, self.heads)) + mask[..., None, :, :, :]
+            weights = folded[own].flatten(0, 1).expand(len(normed), -1, -1)
+            product = torch.bmm(weights, normed.mT)  # heads first, as the maps lie: nothing is turned
+            several = product.view(*z.shape[:-3], step, self.heads, *z.shape[-3:-1]) + mask
             maps += [bias_map.contiguous() for bias_map in several.unbind(-4)]
         return maps
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from foldwright.kernels.casts import cast
+from foldwright.kernels.casts import stacked
 from foldwright.kernels.reference import linear
 
 Init = Literal["default", "relu", "zero", "adaln_zero_gate"]
@@ -35,10 +35,9 @@ def linear_of_several(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None 
 
     `bias` is the first projection's.
     """
-    weight = torch.cat([cast(weight, x.dtype) for weight in weights])
-    if bias is not None:
-        bias = F.pad(cast(bias, x.dtype), (0, len(weight) - len(bias)))
-    return F.linear(x, weight, bias)
+    rows = sum(map(len, weights))
+    below = None if bias is None else stacked((bias,), x.dtype, rows)
+    return F.linear(x, stacked(weights, x.dtype, rows), below)
 
 
 class Linear(nn.Module):

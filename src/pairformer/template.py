@@ -50,8 +50,8 @@ def template_pair_features(batch: Batch, template: int, rows: slice = ALL) -> Te
     frame_mask = batch.template_backbone_mask[:, template]
     beta = batch.template_pseudo_beta[:, template]
     distance = pairwise_distances(beta, rows)
-    bins = torch.floor((distance - FIRST_BIN) / BIN_WIDTH).clamp(max=N_BINS - 1).long()
-    one_hot = F.one_hot(bins.clamp(min=0), N_BINS) * (bins >= 0)[..., None]
+    bins = torch.floor((distance - FIRST_BIN) / BIN_WIDTH).clamp(max=N_BINS - 1)
+    one_hot = bins[..., None] == torch.arange(N_BINS, device=bins.device)  # none below the first bin
     beta_pair = (beta_mask[:, rows, None] & beta_mask[:, None, :])[..., None].float()
     atoms = batch.template_backbone[:, template]
     own = atoms[:, rows]

@@ -28,7 +28,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "dropout + residual": ("dropout_residual", "projected_residual"),
     "adaptive LayerNorm": ("adaptive_layer_norm",),
     "gates": ("gated_residual", "swiglu"),
-    "window attention": ("window_attention",),
+    "atom windows": ("window_attention", "gather_pairs"),
     "MSA": ("outer_product_mean", "pair_weighted_average"),
     "structure losses": ("smooth_lddt", "weighted_rigid_align"),
 }

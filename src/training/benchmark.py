@@ -33,6 +33,7 @@ from foldwright.batch import Batch, collate
 from foldwright.data.synthetic import synthetic_example
 from foldwright.flops import StepSizes, step_flops
 from foldwright.kernels import Ops, select
+from foldwright.kernels.casts import WeightCopies
 from foldwright.kernels.registry import choices
 from foldwright.layers.stack import set_recomputation
 from foldwright.model import AlphaFold3
@@ -185,14 +186,16 @@ class StepBenchmark:
             torch.cuda.empty_cache()
         watched = Clock(self.device)
         watched.watch(self.network, TIMED_MODULES)
-        self.step(watched, Eager(self.losses))
+        self.step(watched, Eager(self.losses, self.gradients, WeightCopies()))
         return watched.seconds()
 
     def _timed(self, repeats: int, warmup: int) -> tuple[list[float], float | None, list[KernelTime]]:
         """Seconds of each step; of a GPU the peak memory in GiB, and the kernels of one more step."""
         on_gpu = self.device.type == "cuda"
         captures = on_gpu and self.config.trainer.captures()
-        execution: Execution = Graphed(self.losses, 1.0) if captures else Eager(self.losses)
+        execution: Execution = Eager(self.losses, self.gradients, WeightCopies())
+        if captures:
+            execution = Graphed(self.losses, self.gradients, 1.0)
         for _ in range(warmup):
             self.step(Clock(self.device), execution)
         if on_gpu:

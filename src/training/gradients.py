@@ -2,14 +2,15 @@
 """Gradients of a network: zeroed, averaged over ranks, clipped, withheld from the optimiser.
 
 Replicated weights have theirs in one flat buffer, so that each of these is one operation. Parameters keep
-their `.grad`, a view of the buffer: a captured backward pass always adds to the same memory, and replicas
-meet once a step, in one all-reduce, whatever their batches were. Sharded weights have FSDP2's; what it leaves
-whole on every rank has a buffer like replicated weights.
+their `.grad`, a view of the buffer: a captured backward pass always adds to the same memory, by a few kernels
+at its end, and replicas meet once a step, in one all-reduce, whatever their batches were. Sharded weights
+have FSDP2's; what it leaves whole on every rank has a buffer like replicated weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
 import torch
@@ -26,6 +27,10 @@ class Gradients(Protocol):
 
     def zero(self) -> None:
         """Before the first backward pass of a step."""
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Around a backward pass."""
+        ...
 
     def average_over_ranks(self) -> None:
         """After the last: every rank has the mean of all."""
@@ -55,6 +60,25 @@ class FlatGradients:
         self.flat.zero_()
         for parameter, view in zip(self.parameters, self._views, strict=True):
             parameter.grad = view
+
+    @contextmanager
+    def gathered(self) -> Generator[None, None, None]:
+        """Adds a backward pass's gradients to the buffer at its end by a few kernels, not by one a parameter.
+
+        Until then they lie beside it: as much memory again, when the activations have gone.
+        """
+        for parameter in self.parameters:
+            parameter.grad = None
+        try:
+            yield
+            found = [
+                (v, p.grad) for v, p in zip(self._views, self.parameters, strict=True) if p.grad is not None
+            ]
+            if found:
+                torch._foreach_add_([view for view, _ in found], [gradient for _, gradient in found])
+        finally:
+            for parameter, view in zip(self.parameters, self._views, strict=True):
+                parameter.grad = view
 
     def average_over_ranks(self) -> None:
         if is_distributed():
@@ -89,6 +113,10 @@ class ShardedGradients:
             parameter.grad = None
         if self.whole is not None:
             self.whole.zero()
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """FSDP2 gathers its own as they come."""
+        return nullcontext() if self.whole is None else self.whole.gathered()
 
     def average_over_ranks(self) -> None:
         if self.whole is not None:

@@ -12,14 +12,17 @@ when next met. What cannot be captured, because its sizes change with every exam
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from foldwright.batch import SCHEMA, Batch
+from foldwright.kernels.casts import WeightCopies
 from foldwright.permutation import Labels
 from foldwright.training.curriculum import PhaseConfig
+from foldwright.training.gradients import FlatGradients, Gradients
 from foldwright.training.step import Apart, directly
 
 VARIABLE_AXES = frozenset("GFYV")  # of the truths that could be exchanged: read by the permutation alone
@@ -43,16 +46,20 @@ class Execution(Protocol):
 
 
 class Eager:
-    """Kernel by kernel."""
+    """Kernel by kernel. `copies` of the weights: None where these are not plain, whole tensors."""
 
-    def __init__(self, losses: Losses) -> None:
-        self.losses = losses
+    def __init__(self, losses: Losses, gradients: Gradients, copies: WeightCopies | None) -> None:
+        self.losses, self.gradients, self.copies = losses, gradients, copies
 
     def forward(self, batch: Any, phase: PhaseConfig) -> dict[str, Tensor]:
-        return self.losses(batch, phase, directly)
+        with nullcontext() if self.copies is None else self.copies.opened():
+            return self.losses(batch, phase, directly)
 
     def backward(self, loss: Tensor) -> None:
-        loss.backward()
+        with self.gradients.gathered():
+            loss.backward()
+        if self.copies is not None:
+            self.copies.close()
 
 
 class Graphed:
@@ -61,8 +68,9 @@ class Graphed:
     Gradients must stay in the same memory from step to step (`FlatGradients`).
     """
 
-    def __init__(self, losses: Losses, scale: float) -> None:
-        self.losses, self.scale = losses, scale
+    def __init__(self, losses: Losses, gradients: FlatGradients, scale: float) -> None:
+        self.losses, self.gradients, self.scale = losses, gradients, scale
+        self.copies = WeightCopies()
         self._pool = torch.cuda.graph_pool_handle()
         self._stream = torch.cuda.Stream()  # of warm-up and capture alike: autograd remembers it by parameter
         self._recordings: dict[Hashable, _Recording | None] = {}
@@ -77,7 +85,7 @@ class Graphed:
         self._current = self._recordings[key]
         if self._current is None:
             self._current = self._recordings[key] = _Recording(self._pool, self._stream, batch)
-            return self._current.record(self.losses, phase, self.scale)
+            return self._current.record(self.losses, phase, self.scale, self.gradients, self.copies)
         return self._current.replay(batch)
 
     def _forget(self) -> None:
@@ -91,14 +99,16 @@ class Graphed:
 
     def _warm_up(self, batch: Batch, phase: PhaseConfig) -> dict[str, Tensor]:
         self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream):
+        with torch.cuda.stream(self._stream), self.copies.opened():
             terms = self.losses(batch, phase, directly)
         torch.cuda.current_stream().wait_stream(self._stream)
         return terms
 
     def backward(self, loss: Tensor) -> None:
         if self._current is None:
-            loss.backward()
+            with self.gradients.gathered():
+                loss.backward()
+            self.copies.close()
         else:
             self._current.backward.replay()
             self._current = None
@@ -116,17 +126,28 @@ class _Recording:
         self.terms: dict[str, Tensor] = {}
         self._capturing: torch.cuda.graph | None = None
 
-    def record(self, losses: Losses, phase: PhaseConfig, scale: float) -> dict[str, Tensor]:
-        """Capture, and run segment by segment: capturing computes nothing by itself."""
+    def record(
+        self,
+        losses: Losses,
+        phase: PhaseConfig,
+        scale: float,
+        gradients: FlatGradients,
+        copies: WeightCopies,
+    ) -> dict[str, Tensor]:
+        """Capture, and run segment by segment: capturing computes nothing by itself. Every replay makes the
+        copies of the weights anew.
+        """
         try:
             self._begin()
-            terms = losses(self.batch, phase, self._apart)
-            loss = terms["loss"] * scale
-            self._end()
+            with copies.opened():
+                terms = losses(self.batch, phase, self._apart)
+                loss = terms["loss"] * scale
+                self._end()
         finally:
             self._stop()  # a failure, as for want of memory, must not leave the device capturing
-        with self._capture(self.backward):
+        with self._capture(self.backward), gradients.gathered():
             loss.backward()
+        copies.close()
         self.terms = {name: term.detach() for name, term in terms.items()}
         return self._results()
 

@@ -2,7 +2,9 @@
 """What a step keeps for its backward pass, counted without a GPU and without its memory.
 
 The forward pass and the losses run on the meta device, with the ops that a GPU would run; a hook sees every
-tensor that autograd saves. Storages count once, parameters not at all.
+tensor that autograd saves. Storages count once, parameters not at all. Their copies in the dtypes of
+the products, made once a step, are an entry of their own (those that fused ops ask for inside, a tenth,
+are not seen).
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from torch import Tensor, nn
 
 from foldwright.batch import Batch, collate
 from foldwright.data.synthetic import synthetic_example
-from foldwright.kernels import select
+from foldwright.kernels import Ops, select
+from foldwright.kernels.casts import WeightCopies
 from foldwright.layers.stack import Recompute, set_recomputation
 from foldwright.model import AlphaFold3
 from foldwright.permutation import Labels
@@ -29,7 +32,8 @@ _META = torch.device("meta")
 
 
 def kept_bytes(config: TrainConfig, phase: PhaseConfig) -> dict[str, int]:
-    """Bytes kept by module (`trunk.pairformer`, `diffusion`, ..., `losses`), for one batch of a device.
+    """Bytes kept by module (`trunk.pairformer`, `diffusion`, ..., `losses`) and in `weight copies`, for one
+    batch of a device.
 
     Raises ValueError for policies of recomputation whose keeping the hook does not see.
     """
@@ -43,20 +47,28 @@ def kept_bytes(config: TrainConfig, phase: PhaseConfig) -> dict[str, int]:
     with _META:
         network = AlphaFold3(config.model, ops).train()
     set_recomputation(network, policy)
-    saved = _Saved(network)
-    with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda x: x):
-        step_losses(
-            network,
-            _batch(config, phase),
-            phase.diffusion_samples,
-            config.seed,
-            config.noise,
-            config.losses,
-            replace(config.rollout, sampler=replace(config.rollout.sampler, steps=1)),  # which keeps nothing
-            ops,
-            _as_given,
-        )
-    return saved.by_module()
+    saved, copies = _Saved(network), WeightCopies()
+    copies.open()
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda x: x):
+            _losses(network, config, phase, ops)
+        return saved.by_module(copies.buffers())
+    finally:
+        copies.close()
+
+
+def _losses(network: nn.Module, config: TrainConfig, phase: PhaseConfig, ops: Ops) -> None:
+    step_losses(
+        network,
+        _batch(config, phase),
+        phase.diffusion_samples,
+        config.seed,
+        config.noise,
+        config.losses,
+        replace(config.rollout, sampler=replace(config.rollout.sampler, steps=1)),  # which keeps nothing
+        ops,
+        _as_given,
+    )
 
 
 class _Saved:
@@ -77,10 +89,12 @@ class _Saved:
             self._storages.setdefault(storage._cdata, (name, storage))
         return x
 
-    def by_module(self) -> dict[str, int]:
-        found: Counter[str] = Counter()
-        for name, storage in self._storages.values():
-            found[module_of(name)] += storage.nbytes()
+    def by_module(self, copies: list[Tensor]) -> dict[str, int]:
+        apart = {copy.untyped_storage()._cdata for copy in copies}
+        found = Counter({"weight copies": sum(copy.untyped_storage().nbytes() for copy in copies)})
+        for number, (name, storage) in self._storages.items():
+            if number not in apart:
+                found[module_of(name)] += storage.nbytes()
         return dict(found.most_common())
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from foldwright.kernels import Ops
+from foldwright.kernels.casts import WeightCopies
 from foldwright.layers.stack import set_recomputation
 from foldwright.layers.tensor_parallel import Split, split_network
 from foldwright.losses.noise_levels import level_means
@@ -90,7 +91,10 @@ class StructureTraining(L.LightningModule):
         scale = 1.0 / self.trainer.accumulate_grad_batches
         whole = self.device_mesh is None and self.config.trainer.tensor_parallel == 1
         captured = self.captures and self.config.trainer.captures() and self.device.type == "cuda" and whole
-        self.execution = Graphed(self._losses, scale) if captured else Eager(self._losses)
+        if captured and isinstance(self.gradients, FlatGradients):
+            self.execution = Graphed(self._losses, self.gradients, scale)
+        else:
+            self.execution = Eager(self._losses, self.gradients, WeightCopies() if whole else None)
 
     def _losses(self, batch: Any, phase: PhaseConfig, apart: Apart) -> dict[str, Tensor]:
         return self.losses(self.network, batch, phase, apart)

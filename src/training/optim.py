@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.autograd.graph import increment_version
 from torch.distributed.tensor import DTensor
 
 
@@ -48,7 +49,8 @@ def build_adam(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> t
     """Adam in its fused form where every parameter's device has one, else foreach; its state made at once.
 
     State exists from the start so that a checkpoint before, after or without a parameter's first update holds
-    the same tensors.
+    the same tensors. An update counts as a change of each parameter (`_version`), on which `kernels.casts`
+    relies and which the fused form forgets.
     """
     parameters = [parameter for parameter in parameters if parameter.requires_grad]
     fused = all(parameter.device.type in ("cuda", "cpu") for parameter in parameters)
@@ -70,6 +72,7 @@ def build_adam(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> t
             "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
             "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
         }
+    optimizer.register_step_post_hook(lambda *_: increment_version(whole))
     return optimizer
 
 

@@ -51,6 +51,7 @@ def small_sizes(model: ModelConfig) -> Sizes:
         msa=widths.msa,
         token=widths.token,
         atom=widths.atom,
+        atom_pair=widths.atom_pair,
         pair_heads=trunk.pairformer.pair_heads,
         token_heads=model.diffusion.heads,
         atom_heads=model.diffusion.atom.heads,

@@ -26,11 +26,13 @@ from foldwright.kernels import (
     triton_attention,
     triton_dropout,
     triton_gates,
+    triton_gather_pairs,
     triton_layer_norm,
     triton_outer_product_mean,
     triton_pair_bias,
     triton_pair_weighted_average,
     triton_projected_residual,
+    triton_rigid_align,
     triton_smooth_lddt,
     triton_transition,
     triton_triangle_multiplication,
@@ -207,6 +209,17 @@ def window_attention():
     triton_window_attention._window_attention_backward._init_fn(out, q, k, v, bias, gate)
 
 
+def gather_pairs():
+    z, token = meta(1, N, N, 128), meta(1, ATOMS, dtype=torch.int32)
+    pairs = triton_gather_pairs._gather_pairs._init_fn(z, token)
+    triton_gather_pairs._gather_pairs_backward._init_fn(pairs, token, N)
+
+
+def rigid_align():
+    x = meta(2**16 - 1, ATOMS, 3, dtype=F32)
+    triton_rigid_align._weighted_rigid_align._init_fn(x, x, meta(2**16 - 1, ATOMS, dtype=F32))
+
+
 def smooth_lddt():
     x, mask = meta(1, 48, ATOMS, 3, dtype=F32), meta(1, ATOMS, dtype=torch.bool)
     triton_smooth_lddt._smooth_lddt._init_fn(x, x, mask, mask)
@@ -225,6 +238,7 @@ KERNELS = {
     "triangle_attention": lambda: attention(N, 4, 32),
     "attention_pair_bias": lambda: attention(48, 16, 48),
     "window_attention": window_attention,
+    "gather_pairs": gather_pairs,
     "outer_product_mean": outer_product_mean,
     "pair_weighted_average": pair_weighted_average,
     "dropout_residual": lambda: dropout(pairs()),
@@ -232,6 +246,7 @@ KERNELS = {
     "projected_residual": lambda: projected_residual(pairs()),
     "projected_residual, transposed": lambda: projected_residual(pairs().transpose(1, 2)),
     "conditioned": conditioned,
+    "rigid_align": rigid_align,
     "smooth_lddt": smooth_lddt,
 }
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import torch
 
-from foldwright.layers.atom_encoder import AtomPairEmbedder, atom_assignment, gather_pairs, mean_over_tokens
+from foldwright.kernels.reference import gather_pairs
+from foldwright.layers.atom_encoder import AtomPairEmbedder, atom_assignment, mean_over_tokens
 
 
 def test_products_with_the_assignment_gather_and_average(batch):
@@ -31,7 +32,8 @@ def test_pair_terms_exist_only_inside_a_reference_space(batch):
 
 def test_pairs_are_gathered_at_the_tokens_of_their_atoms(batch):
     z = torch.randn(2, 20, 20, 3)
-    out = gather_pairs(z, batch.atom_to_token)
+    out = gather_pairs(z, batch.atom_to_token, batch.atom_mask)
+    assert not out[:, 0, :, :48].any(), "before the first atom"
     for b, w, i, j in [(0, 1, 2, 60), (1, 3, 31, 50), (1, 0, 0, 127)]:
         q, k = 32 * w + i, 32 * w - 48 + j
         assert torch.equal(out[b, w, i, j], z[b, batch.atom_to_token[b, q], batch.atom_to_token[b, k]])

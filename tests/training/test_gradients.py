@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gradients in one buffer, and one by one, do the same."""
 
+from typing import ClassVar
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from foldwright.training.gradients import FlatGradients, ShardedGradients
 
@@ -67,3 +70,44 @@ def test_flat_gradients_stay_in_one_place():
         gradients.zero()
     assert [p.grad.data_ptr() for p in parameters] == places
     assert gradients.flat.untyped_storage().data_ptr() == places[0]
+
+
+def test_gathered_gradients_add_up_and_a_weight_without_one_keeps_its_zeros(case):
+    parameters, gradients = case
+    gradients.zero()
+    for expected in (2.0, 4.0):
+        with gradients.gathered():
+            backward(parameters[:1], 2.0)
+        torch.testing.assert_close(parameters[0].grad, torch.full((2,), expected))
+        assert not parameters[1].grad.any()
+        assert parameters[2].grad is None
+
+
+def test_a_gathered_backward_pass_adds_once_into_the_same_place():
+    class Added(TorchDispatchMode):
+        seen: ClassVar[list[str]] = []
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func.name() in ("aten::add_.Tensor", "aten::clone", "aten::_foreach_add_.List"):
+                self.seen.append(func.name())
+            return func(*args, **kwargs or {})
+
+    net = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(5)))
+    gradients = FlatGradients(net.parameters())
+    addresses = [p.grad.data_ptr() for p in net.parameters()]
+    x = torch.randn(3, 4)
+    with Added(), gradients.gathered():
+        net(x).square().sum().backward()
+    assert Added.seen == ["aten::_foreach_add_.List"]
+    assert addresses == [p.grad.data_ptr() for p in net.parameters()]
+    found = gradients.flat.clone()
+    gradients.zero()
+    net(x).square().sum().backward()
+    assert torch.equal(found, gradients.flat)
+
+
+def test_a_backward_pass_that_fails_leaves_the_buffer_in_place():
+    gradients = FlatGradients([torch.nn.Parameter(torch.zeros(4))])
+    with pytest.raises(RuntimeError, match="broken"), gradients.gathered():
+        raise RuntimeError("broken")
+    assert gradients.parameters[0].grad.data_ptr() == gradients.flat.data_ptr()

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from foldwright.batch import SCHEMA, collate
 from foldwright.data.dataset import DataConfig, StoreDataset, buckets
@@ -13,14 +14,17 @@ from foldwright.data.sample import store_path
 from foldwright.data.sampler import SampleRequest
 from foldwright.diffusion.noise import NoiseConfig
 from foldwright.diffusion.sampler import SamplerConfig
-from foldwright.kernels import KernelConfig, select
+from foldwright.kernels import KernelConfig, casts, select
+from foldwright.kernels.casts import WeightCopies
+from foldwright.layers.stack import Recompute, set_recomputation
 from foldwright.losses import LossConfig
-from foldwright.model import AlphaFold3
+from foldwright.model import AlphaFold3, Precision
 from foldwright.training import graphs
 from foldwright.training.config import compose_config
 from foldwright.training.curriculum import PhaseConfig
 from foldwright.training.gradients import FlatGradients
 from foldwright.training.graphs import VARIABLE_AXES, Eager, Graphed
+from foldwright.training.optim import OptimizerConfig, build_adam, set_learning_rate
 from foldwright.training.step import RolloutConfig, step_losses
 
 PHASE = PhaseConfig(diffusion_samples=2)
@@ -67,6 +71,52 @@ def test_variable_sizes_do_vary(real_batches):
     assert len({batch.atom_coords.shape for batch in real_batches}) == 1
 
 
+class WeightCasts(TorchDispatchMode):
+    """Counts casts of whole weights to bfloat16 that are kernels of their own, and multi-tensor copies."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.own = {p.untyped_storage()._cdata for p in model.parameters()}
+        self.single = self.several = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._to_copy.default and (kwargs or {}).get("dtype") is torch.bfloat16:
+            self.single += args[0].untyped_storage()._cdata in self.own
+        self.several += func is torch.ops.aten._foreach_copy_.default
+        return func(*args, **kwargs or {})
+
+
+def test_a_step_casts_all_weights_at_once_and_after_an_update_anew(miniature, awake, real_batches, ops):
+    """Losses, gradients, an update of the weights, the same again; then by copies alone: bit by bit equal."""
+    low = replace(miniature, trunk_dtype=Precision.bfloat16, diffusion_dtype=Precision.bfloat16)
+
+    def run(copies):
+        model = awake(low).float()
+        set_recomputation(model, Recompute.block)
+        gradients = FlatGradients(model.parameters())
+        optimizer = build_adam(model.parameters(), OptimizerConfig())
+        set_learning_rate(optimizer, 1e-2)
+        execution, seen = Eager(losses_of(model, ops), gradients, copies), []
+        for batch in real_batches[:4:2]:
+            gradients.zero()
+            with WeightCasts(model) as seen_casts:
+                terms = execution.forward(batch, PHASE)
+                execution.backward(terms["loss"])
+            seen.append((terms["loss"].item(), gradients.flat.clone(), seen_casts.single, seen_casts.several))
+            optimizer.step()
+        return seen
+
+    copies = WeightCopies()
+    plain, copied = run(None), run(copies)
+    for (loss, gradient, single, _), (other, same, fewer, _) in zip(plain, copied, strict=True):
+        assert loss == other
+        assert torch.equal(gradient, same)
+        assert single > 100
+        assert fewer == 3, "tables of embeddings, gathered from once a step"
+    assert copied[-1][-1] == 1
+    assert not copies.buffers(), "none outlives the backward pass"
+
+
 class Recorded:
     """Stands for a shape's graphs where there is no GPU; says what became of them."""
 
@@ -78,7 +128,7 @@ class Recorded:
     def __del__(self):
         self.events.append(("freed", self.cycles))
 
-    def record(self, losses, phase, scale):
+    def record(self, losses, phase, scale, gradients, copies):
         self.events.append(("captured", self.cycles, self.pool))
         return {}
 
@@ -105,7 +155,7 @@ def events(monkeypatch):
 
 def test_graphs_go_before_a_further_shape_runs_as_usual(real_batches, events):
     one, two = real_batches[0], real_batches[1]
-    execution = Graphed(lambda *_: {}, 1.0)
+    execution = Graphed(lambda *_: {}, None, 1.0)
     for batch in (one, one, one, two, one, two, one):
         execution.forward(batch, PHASE)
         execution._current = None  # its backward
@@ -135,8 +185,9 @@ def test_a_failed_capture_is_ended(monkeypatch, real_batches):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
-        graphs._Recording(None, None, real_batches[0]).record(losses, PHASE, 1.0)
+        graphs._Recording(None, None, real_batches[0]).record(losses, PHASE, 1.0, None, WeightCopies())
     assert not open_captures
+    assert casts._opened is None
 
 
 @pytest.fixture
@@ -169,7 +220,7 @@ def test_graphs_give_the_losses_and_gradients_of_single_kernels_bitwise(real_bat
             execution.backward(terms["loss"])
             yield terms["loss"].item(), gradients.flat.clone()
 
-    eager = list(steps(Eager(losses)))
-    for (loss, gradient), (other, same) in zip(eager, steps(Graphed(losses, 1.0)), strict=True):
+    eager = list(steps(Eager(losses, gradients, None)))
+    for (loss, gradient), (other, same) in zip(eager, steps(Graphed(losses, gradients, 1.0)), strict=True):
         assert loss == other
         assert torch.equal(gradient, same)
