@@ -69,7 +69,6 @@ class TemplateEmbedder(nn.Module):
     def __init__(self, config: TemplateConfig, widths: Widths, ops: Ops) -> None:
         super().__init__()
         c, heads = config.channels, config.heads
-        self.n_blocks = config.blocks
         self.norm_z = LayerNorm(widths.pair, ops)
         self.embed_z = Linear(widths.pair, c)
         self.embed_pair = Linear(N_PAIR_FEATURES, c)
@@ -84,7 +83,7 @@ class TemplateEmbedder(nn.Module):
 
     def forward(self, batch: Batch, z: Tensor, seed: Tensor) -> Tensor:
         n_templates = batch.template_mask.shape[1]
-        seeds = random_bits(seed, (n_templates, self.n_blocks, PairStack.n_seeds))
+        seeds = random_bits(seed, (n_templates, len(self.stack), PairStack.n_seeds))
         embedded_z = self.embed_z(self.norm_z(z))
         total = torch.zeros_like(embedded_z)
         for template in range(n_templates):
@@ -99,7 +98,7 @@ class TemplateEmbedder(nn.Module):
         v = embedded_z + self._embed_pairs(batch, template, dtype)
         v = v + self.embed_restype_i(restype)[:, :, None] + self.embed_restype_j(restype)[:, None, :]
         key_bias = mask_bias(batch.token_mask, dtype)
-        for index in range(self.n_blocks):
+        for index in range(len(self.stack)):
             v = self.stack.run(index, v, batch.token_mask, key_bias, seeds[:, index])
         return self.norm_out(v) * batch.template_mask[:, template, None, None, None]
 

@@ -23,7 +23,8 @@ FLAGS = ["--samples", "3", "--cycles", "2", "--steps", "4", "--msa-rows", "8", "
 
 @pytest.fixture(scope="module")
 def measure():
-    return PredictionBenchmark(compose_config(["model=tiny"]), torch.device("cpu"))
+    stacks = [f"model.{part}.blocks=2" for part in ("trunk.template", "trunk.msa", "confidence.pairformer")]
+    return PredictionBenchmark(compose_config(["model=tiny", *stacks]), torch.device("cpu"))
 
 
 def test_phases_make_up_the_pass_and_its_parts_the_phases(measure):
