@@ -59,25 +59,23 @@ def test_constants_of_time_are_solved_from_three_steps():
     assert sampler_step == pytest.approx(plan.SAMPLER_STEP, rel=2e-3)
 
 
-def test_the_time_of_a_fourth_is_predicted():
-    sizes, seconds, _ = measured("640")
-    predicted = plan.step_seconds(compose_config(BASE).model, sizes, BLOCK, GPU)
-    assert predicted == pytest.approx(seconds, rel=0.02)
+@pytest.mark.parametrize(("name", "recompute"), [("640", BLOCK), ("384-nothing", Recompute.nothing)])
+def test_the_times_of_others_are_predicted(name, recompute):
+    sizes, seconds, _ = measured(name)
+    predicted = plan.step_seconds(compose_config(BASE).model, sizes, recompute, GPU)
+    assert predicted == pytest.approx(seconds, rel=0.04)
 
 
-@pytest.mark.parametrize("name", ["384-triton", "640", "768"])
+@pytest.mark.parametrize("name", ["384-triton", "640", "768", "384-nothing"])
 def test_peak_memory_is_predicted(name):
-    """768 gave, with 384-rollout, the two constants; the others did not.
-
-    Measured before a step kept copies of its weights.
-    """
+    """768 gave, with 384-rollout, the two constants; the others did not."""
     pytest.importorskip("triton", reason="other ops keep other tensors")
     sizes, _, peak = measured(name)
-    config, phase = base(sizes)
+    config, phase = base(sizes, *(["trainer.recompute=nothing"] if name == "384-nothing" else []))
     copies = kept_bytes(config, phase)["weight copies"] / 2**30
     assert 0.85 < copies / (2 * plan.n_parameters(config.model) / 2**30) < 1.0, "less norms, fused ops"
-    predicted = plan.fixed_gib(config.model) + plan.activations_gib(config, phase) - copies
-    assert predicted == pytest.approx(peak, rel=0.02)
+    predicted = plan.fixed_gib(config.model) + plan.activations_gib(config, phase)
+    assert predicted == pytest.approx(peak, rel=0.025)
 
 
 def test_recomputation_counts_every_block_once_more():
