@@ -31,6 +31,8 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
+    # whole runs first: beside the last of many small tests no process waits for a long one
+    items.sort(key=lambda item: not {"training", "golden"} & set(item.path.parts))
     count = torch.cuda.device_count()
     for item in items:
         needed = 2 if item.get_closest_marker("multigpu") else 1 if item.get_closest_marker("gpu") else 0

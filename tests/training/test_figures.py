@@ -3,8 +3,8 @@
 
 import csv
 import json
-import time
 import math
+import time
 
 import pytest
 
