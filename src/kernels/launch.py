@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 
 import torch
+from torch import Tensor
 
 
 def interpreting() -> bool:
@@ -22,3 +23,9 @@ def needs_triton(device: torch.device) -> str | None:
 
 def next_power_of_two(n: int) -> int:
     return 1 << (n - 1).bit_length()
+
+
+def dense(x: Tensor) -> Tensor:
+    """x [B, I, J, c], its axes in any order, copied unless channels lie together, without gaps or overlap."""
+    same = x.stride(3) == 1 and torch.empty_like(x, device="meta").stride() == x.stride()
+    return x if same else x.contiguous()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from foldwright.kernels import reference
 from foldwright.kernels.casts import cast
-from foldwright.kernels.launch import needs_triton, next_power_of_two
+from foldwright.kernels.launch import dense, needs_triton, next_power_of_two
 from foldwright.kernels.registry import register
 from foldwright.kernels.triton_norm import affine_norm, norm_backward
 
@@ -105,12 +105,6 @@ def _sizes(z: Tensor, heads: int, elements: int) -> dict[str, int]:
     return {"ROWS": rows, "HEADS": heads, "C": width, "num_warps": 8 if width > 256 else 4}
 
 
-def _dense(z: Tensor) -> Tensor:
-    """z, copied unless its channels are contiguous and it has neither gaps nor overlap."""
-    same = z.stride(3) == 1 and torch.empty_like(z, device="meta").stride() == z.stride()
-    return z if same else z.contiguous()
-
-
 def _maps(
     z: Tensor, norm_w: Tensor, norm_b: Tensor, weight: Tensor, key_bias: Tensor, y: Tensor | None
 ) -> Tensor:
@@ -129,7 +123,7 @@ def _maps(
 def _gradients(
     d: Tensor, dy: Tensor | None, z: Tensor, norm_w: Tensor, norm_b: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    z, d = _dense(z), d.contiguous()
+    z, d = dense(z), d.contiguous()
     b, n_i, n_j, c = z.shape
     heads, sizes = weight.shape[0], _sizes(z, weight.shape[0], _ELEMENTS_BACKWARD)
     all_tiles = triton.cdiv(n_i * n_j, sizes["ROWS"])
@@ -151,7 +145,7 @@ def _gradients(
 
 @torch.library.custom_op("foldwright::pair_bias", mutates_args=())
 def _forward(z: Tensor, norm_w: Tensor, norm_b: Tensor, weight: Tensor, key_bias: Tensor) -> Tensor:
-    return _maps(_dense(z), norm_w, norm_b, weight, key_bias, None)
+    return _maps(dense(z), norm_w, norm_b, weight, key_bias, None)
 
 
 @_forward.register_fake
@@ -164,7 +158,7 @@ def _forward_with_norm(
     z: Tensor, norm_w: Tensor, norm_b: Tensor, weight: Tensor, key_bias: Tensor
 ) -> tuple[Tensor, Tensor]:
     y = z.new_empty(z.shape)
-    return y, _maps(_dense(z), norm_w, norm_b, weight, key_bias, y)
+    return y, _maps(dense(z), norm_w, norm_b, weight, key_bias, y)
 
 
 @_forward_with_norm.register_fake

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from foldwright.kernels import reference
 from foldwright.kernels.casts import cast
-from foldwright.kernels.launch import needs_triton, next_power_of_two
+from foldwright.kernels.launch import dense, needs_triton, next_power_of_two
 from foldwright.kernels.registry import register
 from foldwright.kernels.tiles import tile
 from foldwright.kernels.triton_dropout import dropout_residual, kept_columns
@@ -96,12 +96,6 @@ def _launch(x: Tensor, weight: Tensor, kernel: str, rate: float, shared_axis: in
     return sizes | options | tile("projected_residual", kernel, width, x.dtype)
 
 
-def _dense(x: Tensor) -> Tensor:
-    """x, copied unless its channels are contiguous and it has neither gaps nor overlap."""
-    same = x.stride(3) == 1 and torch.empty_like(x, device="meta").stride() == x.stride()
-    return x if same else x.contiguous()
-
-
 def _mask(x: Tensor, c: int, seed: Tensor, rate: float, shared_axis: int) -> tuple[Tensor, int, float]:
     """What `_factor` reads, elements a mask, and the scale of what is kept."""
     columns = x.shape[3 - shared_axis] * c
@@ -110,7 +104,7 @@ def _mask(x: Tensor, c: int, seed: Tensor, rate: float, shared_axis: int) -> tup
 
 @torch.library.custom_op("foldwright::projected_residual", mutates_args=())
 def _forward(z: Tensor, x: Tensor, weight: Tensor, seed: Tensor, rate: float, shared_axis: int) -> Tensor:
-    z, x = z.contiguous(), _dense(x)
+    z, x = z.contiguous(), dense(x)
     b, n_i, n_j, c = z.shape
     sizes = _launch(x, weight, "forward", rate, shared_axis)
     y = torch.empty_like(z)
@@ -131,7 +125,7 @@ def _(z: Tensor, x: Tensor, weight: Tensor, seed: Tensor, rate: float, shared_ax
 def _backward(
     dy: Tensor, x: Tensor, weight: Tensor, seed: Tensor, rate: float, shared_axis: int
 ) -> tuple[Tensor, Tensor]:
-    dy, x = dy.contiguous(), _dense(x)
+    dy, x = dy.contiguous(), dense(x)
     b, n_i, n_j, c = dy.shape
     sizes = _launch(x, weight, "backward", rate, shared_axis)
     all_tiles = triton.cdiv(n_i * n_j, sizes["ROWS"])
