@@ -9,6 +9,7 @@ that a transposed one needs no copy; its gradient has the same.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import triton
@@ -67,6 +68,29 @@ def _dropout_apply(x_ptr, u_ptr, seed_ptr, y_ptr, rate, n_shared, n_other, c, xb
         y += tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
     at = example * yb + rows[:, None] * ys + (other * yo + channel * yc)[None, :]
     tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def kept_factors(keep_ptr, other, cols, c, scale, inside):
+    """Factors [ROWS, COLS] of an example's mask [N, c] of 0 and 1: `scale` or 0. `other` is the place of each
+    row along the axis that shares no mask.
+    """
+    at = (other * c)[:, None] + cols[None, :]
+    return tl.load(keep_ptr + at, mask=inside, other=0).to(tl.float32) * scale
+
+
+class Drop(NamedTuple):
+    """The dropout of an op of its own: factors are `scale` where `keep`, uint8 [B, columns], is 1; none if
+    scale is 1.
+    """
+
+    keep: Tensor
+    scale: float
+
+
+def drop_of(seed: Tensor, rate: float, columns: int) -> Drop:
+    """Made anew by a backward pass: it is N times smaller than what it acts on. Not read without dropout."""
+    return Drop(kept_columns(seed, rate, columns), 1.0 / (1.0 - rate)) if rate else Drop(seed, 1.0)
 
 
 def kept_columns(seed: Tensor, rate: float, columns: int) -> Tensor:

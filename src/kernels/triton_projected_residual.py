@@ -18,7 +18,7 @@ from foldwright.kernels.casts import cast
 from foldwright.kernels.launch import dense, needs_triton, next_power_of_two
 from foldwright.kernels.registry import register
 from foldwright.kernels.tiles import tile
-from foldwright.kernels.triton_dropout import dropout_residual, kept_columns
+from foldwright.kernels.triton_dropout import drop_of, dropout_residual, kept_factors
 
 MAX_CHANNELS = 128  # of which a program holds all, and of the weight's gradient their square
 _PROGRAMS = 132  # of the backward pass, each with a part of the weight's gradient
@@ -30,14 +30,6 @@ def _rows(start, n_j, size, stride_i, stride_j, cols, ROWS: tl.constexpr):
     pairs = start + tl.arange(0, ROWS)
     place = (pairs // n_j).to(tl.int64) * stride_i + (pairs % n_j).to(tl.int64) * stride_j
     return pairs, (pairs < size)[:, None], place[:, None] + cols[None, :]
-
-
-@triton.jit
-def _factor(keep_ptr, pairs, n_j, inside, cols, c: tl.constexpr, scale, BY_ROW: tl.constexpr):
-    """0 for what dropout takes, else `scale`: [ROWS, C]. BY_ROW: all pairs (i, :) share a mask."""
-    other = pairs // n_j if BY_ROW else pairs % n_j
-    keep = tl.load(keep_ptr + (other * c)[:, None] + cols[None, :], mask=inside, other=0)
-    return keep.to(tl.float32) * scale
 
 
 @triton.jit
@@ -56,7 +48,8 @@ def _projected_residual(x_ptr, w_ptr, z_ptr, keep_ptr, y_ptr, n_j, size, columns
     z = tl.load(z_ptr + at, mask=inside, other=0.0)
     update = tl.dot(x, tl.trans(w), input_precision="ieee")
     if DROPS:
-        update *= _factor(keep_ptr + batch * columns, pairs, n_j, inside, cols, c, scale, BY_ROW)
+        other = pairs // n_j if BY_ROW else pairs % n_j
+        update *= kept_factors(keep_ptr + batch * columns, other, cols, c, scale, inside)
     tl.store(y_ptr + at, (z.to(tl.float32) + update).to(y_ptr.dtype.element_ty), mask=inside)
 
 
@@ -79,8 +72,9 @@ def _projected_residual_backward(dy_ptr, x_ptr, w_ptr, keep_ptr, dx_ptr, dw_ptr,
         d = tl.load(dy_ptr + at, mask=inside, other=0.0)
         x = tl.load(x_ptr + batch * s_b + at_x, mask=inside_x, other=0.0)
         if DROPS:
-            factor = _factor(keep_ptr + batch * columns, pairs, n_j, inside, cols, c, scale, BY_ROW)
-            d = (d.to(tl.float32) * factor).to(x.dtype)
+            other = pairs // n_j if BY_ROW else pairs % n_j
+            factors = kept_factors(keep_ptr + batch * columns, other, cols, c, scale, inside)
+            d = (d.to(tl.float32) * factors).to(x.dtype)
         dx = tl.dot(d, w, input_precision="ieee")
         dw = tl.dot(tl.trans(d), x, dw, input_precision="ieee")
         tl.store(dx_ptr + batch * s_b + at_x, dx.to(dx_ptr.dtype.element_ty), mask=inside_x)
@@ -96,19 +90,14 @@ def _launch(x: Tensor, weight: Tensor, kernel: str, rate: float, shared_axis: in
     return sizes | options | tile("projected_residual", kernel, width, x.dtype)
 
 
-def _mask(x: Tensor, c: int, seed: Tensor, rate: float, shared_axis: int) -> tuple[Tensor, int, float]:
-    """What `_factor` reads, elements a mask, and the scale of what is kept."""
-    columns = x.shape[3 - shared_axis] * c
-    return (kept_columns(seed, rate, columns), columns, 1.0 / (1.0 - rate)) if rate else (seed, 0, 1.0)
-
-
 @torch.library.custom_op("foldwright::projected_residual", mutates_args=())
 def _forward(z: Tensor, x: Tensor, weight: Tensor, seed: Tensor, rate: float, shared_axis: int) -> Tensor:
     z, x = z.contiguous(), dense(x)
     b, n_i, n_j, c = z.shape
     sizes = _launch(x, weight, "forward", rate, shared_axis)
     y = torch.empty_like(z)
-    keep, columns, scale = _mask(z, c, seed, rate, shared_axis)
+    columns = z.shape[3 - shared_axis] * c
+    keep, scale = drop_of(seed, rate, columns)
     _projected_residual[(triton.cdiv(n_i * n_j, sizes["ROWS"]), b)](
         x, cast(weight, x.dtype).contiguous(), z, keep, y, n_j, n_i * n_j, columns, *x.stride()[:3], scale,
         c, x.shape[3], **sizes,
@@ -133,7 +122,8 @@ def _backward(
     programs = triton.cdiv(all_tiles, tiles)
     dx = torch.empty_like(x)
     dw = x.new_empty(b * programs, *weight.shape, dtype=torch.float32)
-    keep, columns, scale = _mask(dy, c, seed, rate, shared_axis)
+    columns = dy.shape[3 - shared_axis] * c
+    keep, scale = drop_of(seed, rate, columns)
     _projected_residual_backward[(programs, b)](
         dy, x, cast(weight, x.dtype).contiguous(), keep, dx, dw, n_j, n_i * n_j, columns, tiles,
         *x.stride()[:3], scale, c, x.shape[3], **sizes,

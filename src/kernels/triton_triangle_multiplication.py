@@ -21,7 +21,7 @@ from foldwright.kernels.casts import cast
 from foldwright.kernels.launch import needs_triton, next_power_of_two
 from foldwright.kernels.registry import register
 from foldwright.kernels.tiles import tile
-from foldwright.kernels.triton_dropout import kept_columns
+from foldwright.kernels.triton_dropout import Drop, drop_of, kept_factors
 from foldwright.kernels.triton_norm import (
     affine_norm,
     inside_width,
@@ -31,7 +31,7 @@ from foldwright.kernels.triton_norm import (
 )
 from foldwright.kernels.triton_pairs import apart, order, together
 from foldwright.kernels.triton_sigmoid import sigmoid
-from foldwright.kernels.triton_wide_triangle import EPS, Drop, Norm, Passes, kept_factors, pair_mask
+from foldwright.kernels.triton_wide_triangle import EPS, Norm, Passes, pair_mask
 
 MAX_CHANNELS = 512
 _HELD = 256  # channels of a pair that a program holds on chip
@@ -136,7 +136,7 @@ def _triangle_gate_out(z_ptr, p_ptr, keep_ptr, niw_ptr, nib_ptr, now_ptr, nob_pt
             z_ptr + at, mask=inside_out, other=0.0
         )  # before the products, which hide its delay
         if DROPS:
-            factors = kept_factors(keep_ptr, batch, rows, out, n, c, scale, inside_out)
+            factors = kept_factors(keep_ptr + batch * n * c, rows % n, out, c, scale, inside_out)
         w_o, w_g = _weights(wo_ptr, out, cols, c, OUT, C), _weights(wg_ptr, out, cols, c, OUT, C)
         update = _times(y, w_o) * sigmoid(_times(x, w_g))
         if DROPS:
@@ -173,7 +173,7 @@ def _triangle_gate_out_backward(dy_ptr, z_ptr, p_ptr, keep_ptr, niw_ptr, nib_ptr
         at_out = local + out[None, :]
         dy = tl.load(dy_ptr + first * c + at_out, mask=inside_out, other=0.0).to(tl.float32)
         if DROPS:
-            dy *= kept_factors(keep_ptr, batch, rows, out, n, c, scale, inside_out)
+            dy *= kept_factors(keep_ptr + batch * n * c, rows % n, out, c, scale, inside_out)
         w_o = _weights(wo_ptr, out, cols, c, OUT, C)
         gate = sigmoid(_times(x, _weights(wg_ptr, out, cols, c, OUT, C)))
         value = _times(y, w_o)
@@ -318,13 +318,6 @@ def _project_backward_held(
 _HELD_PASSES = Passes(_project_held, _gate_out_held, _gate_out_backward_held, _project_backward_held)
 
 
-def _drop(seed: Tensor, rate: float, z: Tensor) -> Drop:
-    """The mask, made anew by the backward pass: it is N times smaller than z. Not read without dropout."""
-    if rate == 0.0:
-        return Drop(seed, 1.0)
-    return Drop(kept_columns(seed, rate, z.shape[2] * z.shape[3]), 1.0 / (1.0 - rate))
-
-
 def _passes(z: Tensor) -> Passes:
     return _HELD_PASSES if z.shape[-1] <= _HELD else triton_wide_triangle.PASSES
 
@@ -361,7 +354,7 @@ def _triangle_multiplication(
     passes = _passes(z)
     left, right = passes.project(z, mask, norm_in, low_in)
     product = _multiply(left, right, outgoing)
-    drop = _drop(seed, rate, z)
+    drop = drop_of(seed, rate, z.shape[2] * z.shape[3])
     out = passes.gate_out(z, product, norm_in, norm_out, low_out, low_gate, drop)
     return out, left, right, product
 
@@ -413,7 +406,7 @@ def _triangle_multiplication_backward(
     d = z.new_empty(b * n * n, 5 * c)
     passes = _passes(z)
     d_product, d_out_w, d_out_b, dw_out = passes.gate_out_backward(
-        dy, z, product, norm_in, norm_out, low_out, low_gate, _drop(seed, rate, z), d
+        dy, z, product, norm_in, norm_out, low_out, low_gate, drop_of(seed, rate, z.shape[2] * z.shape[3]), d
     )
     d_left, d_right = (g.contiguous() for g in _multiply_backward(d_product, left, right, outgoing))
     x, dz, d_in_w, d_in_b = passes.project_backward(

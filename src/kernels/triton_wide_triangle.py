@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from foldwright.kernels.tiles import tile
+from foldwright.kernels.triton_dropout import Drop, kept_factors
 from foldwright.kernels.triton_layer_norm import _layer_norm, _layer_norm_backward
 from foldwright.kernels.triton_norm import affine_norm, norm_backward
 from foldwright.kernels.triton_product import product
@@ -23,13 +24,6 @@ from foldwright.kernels.triton_sigmoid import sigmoid
 
 EPS = 1e-5
 Norm = tuple[Tensor, Tensor]  # scale and shift
-
-
-class Drop(NamedTuple):
-    """The update's dropout: factors are `scale` where `keep`, uint8 [B, N, c], is 1; none if scale is 1."""
-
-    keep: Tensor
-    scale: float
 
 
 class Passes(NamedTuple):
@@ -67,35 +61,29 @@ def pair_mask(mask_ptr, rows, n):
 
 
 @triton.jit
-def kept_factors(keep_ptr, batch, rows, out, n, c, scale, inside):
-    """Factors of the dropout, `scale` or 0, from its mask [B, N, c] of 0 and 1, shared by the rows i."""
-    at = batch * n * c + (rows % n)[:, None] * c + out[None, :]
-    return tl.load(keep_ptr + at, mask=inside, other=0).to(tl.float32) * scale
-
-
-@triton.jit
-def _gate_and_value(x_ptr, w_ptr, which, rows, out, size, c,
-                    ROWS: tl.constexpr, OUT: tl.constexpr, INNER: tl.constexpr):  # fmt: skip
-    """Gate and value, before the gate's application, of a's (`which` 0) or b's (1) channels `out`."""
-    w_ptr += which * c * c
-    gate = sigmoid(product(x_ptr, w_ptr, rows, out, size, c, c, ROWS, OUT, INNER))
-    return gate, product(x_ptr, w_ptr + 2 * c * c, rows, out, size, c, c, ROWS, OUT, INNER)
-
-
-@triton.jit
-def _wide_triangle_project(x_ptr, mask_ptr, w_ptr, a_ptr, b_ptr, n, c,
-             ROWS: tl.constexpr, OUT: tl.constexpr, INNER: tl.constexpr):  # fmt: skip
+def _gated_slice(x_ptr, w_ptr, n, c, ROWS: tl.constexpr, OUT: tl.constexpr, INNER: tl.constexpr):
+    """A program's slice of a's (`which` 0) or b's (1) channels: pairs, example, which, channels; gate and
+    value, before the gate's application; where the slice lies, channel-major, and what of it there is.
+    """
     size = n * n
     slices = tl.cdiv(c, OUT)
     rows, batch, number = _place(2 * slices, ROWS, OUT)
     which = number // slices
     out = number % slices * OUT + tl.arange(0, OUT)
     x_ptr += batch * size * c
-    gate, value = _gate_and_value(x_ptr, w_ptr, which, rows, out, size, c, ROWS, OUT, INNER)
+    w_ptr += which * c * c
+    gate = sigmoid(product(x_ptr, w_ptr, rows, out, size, c, c, ROWS, OUT, INNER))
+    value = product(x_ptr, w_ptr + 2 * c * c, rows, out, size, c, c, ROWS, OUT, INNER)
+    at = (batch * c + out[None, :]) * size + rows[:, None]
+    return rows, batch, which, out, gate, value, at, (rows < size)[:, None] & (out < c)[None, :]
+
+
+@triton.jit
+def _wide_triangle_project(x_ptr, mask_ptr, w_ptr, a_ptr, b_ptr, n, c,
+                           ROWS: tl.constexpr, OUT: tl.constexpr, INNER: tl.constexpr):  # fmt: skip
+    rows, batch, which, _, gate, value, at, inside = _gated_slice(x_ptr, w_ptr, n, c, ROWS, OUT, INNER)
     y = gate * value * pair_mask(mask_ptr + batch * n, rows, n)[:, None]
     y = y.to(a_ptr.dtype.element_ty)
-    at = (batch * c + out[None, :]) * size + rows[:, None]
-    inside = (rows < size)[:, None] & (out < c)[None, :]
     if which == 0:
         tl.store(a_ptr + at, y, mask=inside)
     else:
@@ -103,24 +91,16 @@ def _wide_triangle_project(x_ptr, mask_ptr, w_ptr, a_ptr, b_ptr, n, c,
 
 
 @triton.jit
-def _wide_triangle_project_backward(da_ptr, db_ptr, x_ptr, mask_ptr, w_ptr, d_ptr, n, c,
-                      ROWS: tl.constexpr, OUT: tl.constexpr, INNER: tl.constexpr):  # fmt: skip
+def _wide_triangle_project_backward(da_ptr, db_ptr, x_ptr, mask_ptr, w_ptr, d_ptr, n, c, ROWS: tl.constexpr,
+                                    OUT: tl.constexpr, INNER: tl.constexpr):  # fmt: skip
     """Gradients of gate logits and values of a and b, in columns 0 to 4 c of d."""
-    size = n * n
-    slices = tl.cdiv(c, OUT)
-    rows, batch, number = _place(2 * slices, ROWS, OUT)
-    which = number // slices
-    out = number % slices * OUT + tl.arange(0, OUT)
-    x_ptr += batch * size * c
-    gate, value = _gate_and_value(x_ptr, w_ptr, which, rows, out, size, c, ROWS, OUT, INNER)
-    inside = (rows < size)[:, None] & (out < c)[None, :]
-    at = (batch * c + out[None, :]) * size + rows[:, None]
+    rows, batch, which, out, gate, value, at, inside = _gated_slice(x_ptr, w_ptr, n, c, ROWS, OUT, INNER)
     if which == 0:
         g = tl.load(da_ptr + at, mask=inside, other=0.0)
     else:
         g = tl.load(db_ptr + at, mask=inside, other=0.0)
     g = g.to(tl.float32) * pair_mask(mask_ptr + batch * n, rows, n)[:, None]
-    d_at = (batch * size + rows[:, None]) * 5 * c + which * c + out[None, :]
+    d_at = (batch * n * n + rows[:, None]) * 5 * c + which * c + out[None, :]
     d_gate = g * value * gate * (1.0 - gate)
     tl.store(d_ptr + d_at, d_gate.to(d_ptr.dtype.element_ty), mask=inside)
     tl.store(d_ptr + d_at + 2 * c, (g * gate).to(d_ptr.dtype.element_ty), mask=inside)
@@ -140,7 +120,7 @@ def _wide_triangle_gate_out(x_ptr, y_ptr, z_ptr, keep_ptr, wo_ptr, wg_ptr, out_p
     at = pairs + rows[:, None] * c + out[None, :]
     update = value * gate
     if DROPS:
-        update *= kept_factors(keep_ptr, batch, rows, out, n, c, scale, inside)
+        update *= kept_factors(keep_ptr + batch * n * c, rows % n, out, c, scale, inside)
     update += tl.load(z_ptr + at, mask=inside, other=0.0).to(tl.float32)
     tl.store(out_ptr + at, update.to(out_ptr.dtype.element_ty), mask=inside)
 
@@ -160,7 +140,7 @@ def _wide_triangle_gate_out_backward(dy_ptr, x_ptr, y_ptr, keep_ptr, wo_ptr, wg_
     at = pairs + rows[:, None] * c
     dy = tl.load(dy_ptr + at + out[None, :], mask=inside, other=0.0).to(tl.float32)
     if DROPS:
-        dy *= kept_factors(keep_ptr, batch, rows, out, n, c, scale, inside)
+        dy *= kept_factors(keep_ptr + batch * n * c, rows % n, out, c, scale, inside)
     d_gate = dy * value * gate * (1.0 - gate)
     tl.store(dv_ptr + at + out[None, :], (dy * gate).to(dv_ptr.dtype.element_ty), mask=inside)
     tl.store(d_ptr + 5 * at + 4 * c + out[None, :], d_gate.to(d_ptr.dtype.element_ty), mask=inside)
