@@ -84,24 +84,25 @@ def test_a_job_at_its_end_saves_is_requeued_and_resumes(slurm, tmp_path):
     settings = [*SMALL, f"paths.output_root={run.parent}", "run_name=job", "checkpoint.every_steps=1000"]
 
     def submit(*extra):
-        return subprocess.Popen(
-            ["bash", str(SCRIPT), *settings, *extra],
-            cwd=ROOT,
-            env=slurm,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        with output.open("w") as file:
+            return subprocess.Popen(
+                ["bash", str(SCRIPT), *settings, *extra],
+                cwd=ROOT,
+                env=slurm,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
+    output = tmp_path / "output"
     job = submit()
-    metrics, deadline = run / "metrics.csv", time.monotonic() + 100
-    while job.poll() is None and not (metrics.exists() and len(metrics.read_text().splitlines()) > 2):
-        assert time.monotonic() < deadline
+    metrics, deadline = run / "metrics.csv", time.monotonic() + 200
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) > 2):
+        assert job.poll() is None, output.read_text()
+        assert time.monotonic() < deadline, output.read_text()
         time.sleep(0.05)
     job.send_signal(signal.SIGUSR1)
-    output = job.communicate(timeout=60)[0]
-    assert job.returncode == 0, output
+    assert job.wait(60) == 0, output.read_text()
     number = slurm["SLURM_JOB_ID"]
     assert (tmp_path / "calls").read_text().splitlines() == [
         f"scancel --signal=TERM {number}",
@@ -111,10 +112,10 @@ def test_a_job_at_its_end_saves_is_requeued_and_resumes(slurm, tmp_path):
     step = int(saved.name[-8:])
     (tmp_path / "tasks").unlink()
     job = submit(f"trainer.max_steps={step + 1}")
-    output = job.communicate(timeout=100)[0]
-    assert job.returncode == 0, output
-    assert f"resuming at step {step}" in output
-    assert "2 x CPU (ddp" in output
+    assert job.wait(200) == 0, output.read_text()
+    said = output.read_text()
+    assert f"resuming at step {step}" in said
+    assert "2 x CPU (ddp" in said
     assert (tmp_path / "calls").read_text().count("requeue") == 1, "a finished job must not be requeued"
 
 

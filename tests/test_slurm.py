@@ -9,6 +9,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -16,11 +17,12 @@ import pytest
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "slurm" / "train.sbatch"
 HOST = socket.gethostname().split(".")[0]
-TASK = """#!/bin/bash
-trap 'echo saved; exit 0' TERM
-echo begun
-sleep 60 &
-wait
+# one process: Slurm signals all, and a shell goes on when its child is ended before its own signal comes
+TASK = """#!{python}
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(print("saved", flush=True)))
+print("begun", flush=True)
+time.sleep(60)
 """
 CONFIG = """
 ClusterName=test
@@ -103,7 +105,7 @@ def slurm(tmp_path_factory):
     folder = tmp_path_factory.mktemp("slurm")
     for name in ("state", "spool", "bin"):
         (folder / name).mkdir()
-    (folder / "bin" / "python").write_text(TASK)
+    (folder / "bin" / "python").write_text(TASK.format(python=sys.executable))
     (folder / "bin" / "python").chmod(0o755)
     text = CONFIG.format(folder=folder, host=HOST, control=free_port(), node=free_port())
     (folder / "slurm.conf").write_text(text)
