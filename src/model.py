@@ -8,7 +8,7 @@ module and logits of the heads are float32 in every case.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
@@ -22,7 +22,7 @@ from foldwright.confidence.head import ConfidenceConfig, ConfidenceHead, Confide
 from foldwright.confidence.scores import iptm
 from foldwright.diffusion.module import DiffusionConfig, DiffusionModule, SharedConditioning
 from foldwright.diffusion.noise import NoisedSamples
-from foldwright.diffusion.precondition import denoise
+from foldwright.diffusion.precondition import denoise, denoisers
 from foldwright.diffusion.sampler import SamplerConfig, sample_diffusion
 from foldwright.kernels import Ops
 from foldwright.kernels.reference import upcast
@@ -112,6 +112,11 @@ class Pose:
     iptm: Tensor  # [D] of all samples
 
 
+def _by_example(denoiser: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Denoises the D samples of one example that stand as D examples of one sample, [D, 1, A, 3]."""
+    return denoiser(x.transpose(0, 1)).transpose(0, 1)
+
+
 class DistogramHead(nn.Module):
     """Symmetrised logits over representative-atom distances; zero at initialisation."""
 
@@ -186,12 +191,13 @@ class AlphaFold3(nn.Module):
         """
         shared = self._condition(batch, trunk.s_inputs, trunk.s, trunk.z)
 
-        def denoiser(x: Tensor, t_hat: Tensor) -> Tensor:
-            return denoise(self.diffusion, x.transpose(0, 1), t_hat.transpose(0, 1), shared).transpose(0, 1)
+        def by_example(t_hats: Sequence[float]) -> Iterator[Callable[[Tensor], Tensor]]:
+            for denoiser in denoisers(self.diffusion, shared, t_hats):
+                yield partial(_by_example, denoiser)
 
         own = torch.cat([key(key(seed, "sampler"), int(number)) for number in numbers])
         mask = batch.atom_mask.expand(len(own), -1)
-        return sample_diffusion(denoiser, mask, 1, config, own)[:, 0]
+        return sample_diffusion(by_example, mask, 1, config, own)[:, 0]
 
     @torch.no_grad()
     def judge(self, batch: Batch, trunk: Representation, x: Tensor, seed: Tensor) -> Judged:
@@ -244,10 +250,8 @@ class AlphaFold3(nn.Module):
     def _sample(
         self, batch: Batch, shared: SharedConditioning, n_samples: int, config: SamplerConfig, seed: Tensor
     ) -> Tensor:
-        def denoiser(x: Tensor, t_hat: Tensor) -> Tensor:
-            return denoise(self.diffusion, x, t_hat, shared)
-
-        return sample_diffusion(denoiser, batch.atom_mask, n_samples, config, seed)
+        own = partial(denoisers, self.diffusion, shared)
+        return sample_diffusion(own, batch.atom_mask, n_samples, config, seed)
 
     def _dtype(self, wanted: Precision) -> torch.dtype:
         """The configured dtype; a float64 model (references in tests) computes in float64 throughout."""

@@ -42,6 +42,12 @@ def key(seed: Tensor, salt: int | str) -> Tensor:
     return _mix(seed + (offset - 2**64 if offset >= 2**63 else offset))
 
 
+def keys(seed: Tensor, count: int) -> Tensor:
+    """key(seed, n) of n = 0 .. count - 1: [count, *seed.shape]."""
+    numbers = torch.arange(1, count + 1, device=seed.device, dtype=torch.int64)
+    return _mix(seed + (numbers * _GOLDEN).view(-1, *([1] * seed.dim())))
+
+
 def random_bits(seed: Tensor, shape: tuple[int, ...]) -> Tensor:
     """int64 [*seed.shape, *shape] of 64 random bits each; one counter per element of `shape`."""
     counter = torch.arange(math.prod(shape), device=seed.device, dtype=torch.int64).view(shape)

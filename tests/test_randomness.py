@@ -3,7 +3,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from foldwright.randomness import generator, key, normal, random_bits, uniform
+from foldwright.randomness import generator, key, keys, normal, random_bits, uniform
 
 SEEDS = torch.tensor([0, 1, 2**40])
 
@@ -33,6 +33,11 @@ def test_every_bit_is_balanced_and_no_value_repeats():
 
 def test_one_seed_of_a_batch_draws_as_it_does_alone():
     assert torch.equal(normal(SEEDS, (3, 5))[1], normal(SEEDS[1], (3, 5)))
+
+
+def test_keys_are_those_of_their_numbers():
+    seeds = torch.tensor([0, -(2**63), 2**63 - 1])
+    assert torch.equal(keys(seeds, 5), torch.stack([key(seeds, n) for n in range(5)]))
 
 
 def test_host_generators_differ_by_every_part_of_the_key():

@@ -2,12 +2,13 @@
 """The diffusion network (AF3 Algorithms 20 and 23). It knows no noise: only r, scaled positions, and c_noise.
 
 All that is the same for the D samples of an example (conditioned pairs, every bias map of the 24 + 6
-attention blocks, atom terms) is computed once by `condition` and shared.
+attention blocks, atom terms) is computed once by `condition` and shared. Sampling knows its noise levels
+beforehand: what depends on them alone is computed of several at once by `levels`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
@@ -17,9 +18,9 @@ from foldwright.kernels import Ops
 from foldwright.layers.atom_encoder import AtomAttentionDecoder, AtomAttentionEncoder, AtomConditioning
 from foldwright.layers.atom_transformer import AtomTransformerConfig
 from foldwright.layers.attention import ConditionedAttentionPairBias, PairBiases
+from foldwright.layers.conditioned import ConditionedBlock, ConditionedTransformer, Given, at_level
 from foldwright.layers.linear import Linear
 from foldwright.layers.norm import LayerNorm
-from foldwright.layers.stack import Stack
 from foldwright.layers.transition import ConditionedTransition
 from foldwright.layers.widths import Widths
 
@@ -43,35 +44,28 @@ class SharedConditioning:
     token_biases: list[Tensor]  # one [B, H, N, N] a block
     atoms: AtomConditioning
     decoder_biases: list[Tensor]  # one [B, W, H, 32, 128] a block
+    decoder_given: Tensor | list[Given]  # c_l, or what the decoder's blocks make of it
 
 
-class DiffusionTransformerBlock(nn.Module):
-    """One block of AF3 Algorithm 23, with the residuals that its print lacks."""
+@dataclass
+class LevelConditioning:
+    """What depends on one noise level alone; made by DiffusionModule.levels."""
 
-    def __init__(self, c_token: int, c_s: int, heads: int, expansion: int, ops: Ops) -> None:
-        super().__init__()
-        self.attention = ConditionedAttentionPairBias(c_token, c_s, heads, ops)
-        self.transition = ConditionedTransition(c_token, c_s, expansion, ops)
-
-    def forward(self, a: Tensor, s: Tensor, bias: Tensor) -> Tensor:
-        """a [B, D, N, c_token] residual stream, s [B, D, N, c_s], bias [B, H, N, N]."""
-        return self.transition(self.attention(a, s, bias), s)
+    embedded: Tensor  # [B, 1, N, c_token], added to the tokens
+    given: list[Given]  # what each block of the token transformer makes of it
 
 
-class DiffusionTransformer(Stack):
-    """AF3 Algorithm 23. All bias maps come from one product (`pair_bias`), shared by the samples."""
-
-    def __init__(self, config: DiffusionConfig, widths: Widths, ops: Ops) -> None:
-        super().__init__(
-            DiffusionTransformerBlock(widths.token, widths.single, config.heads, config.expansion, ops)
-            for _ in range(config.blocks)
+def diffusion_transformer(config: DiffusionConfig, widths: Widths, ops: Ops) -> ConditionedTransformer:
+    """AF3 Algorithm 23 over tokens: a [B, D, N, c_token] given s [B, 1 or D, N, c_s], biases [B, H, N, N]."""
+    c_token, c_s = widths.token, widths.single
+    blocks = [
+        ConditionedBlock(
+            ConditionedAttentionPairBias(c_token, c_s, config.heads, ops),
+            ConditionedTransition(c_token, c_s, config.expansion, ops),
         )
-        self.pair_bias = PairBiases(widths.pair, config.heads, ops, blocks=config.blocks)
-
-    def forward(self, a: Tensor, s: Tensor, biases: list[Tensor]) -> Tensor:
-        for index in range(len(self)):
-            a = self.run(index, a, s, biases[index])
-        return a
+        for _ in range(config.blocks)
+    ]
+    return ConditionedTransformer(blocks, PairBiases(widths.pair, config.heads, ops, blocks=config.blocks))
 
 
 class DiffusionModule(nn.Module):
@@ -83,7 +77,7 @@ class DiffusionModule(nn.Module):
         self.encoder = AtomAttentionEncoder(config.atom, widths, widths.token, ops, from_trunk=True)
         self.norm_s = LayerNorm(widths.single, ops, offset=False)
         self.embed_s = Linear(widths.single, widths.token, init="zero")
-        self.transformer = DiffusionTransformer(config, widths, ops)
+        self.transformer = diffusion_transformer(config, widths, ops)
         self.norm_a = LayerNorm(widths.token, ops, offset=False)
         self.decoder = AtomAttentionDecoder(config.atom, widths, ops)
 
@@ -99,7 +93,29 @@ class DiffusionModule(nn.Module):
             token_biases=self.transformer.pair_bias(z, batch.token_mask),
             atoms=atoms,
             decoder_biases=self.decoder.condition(atoms.p, batch),
+            decoder_given=atoms.c,
         )
+
+    def ahead(self, shared: SharedConditioning) -> SharedConditioning:
+        """With all that the atoms' blocks make of their conditioning, for many passes without gradient."""
+        c = shared.atoms.c
+        atoms = replace(shared.atoms, given=self.encoder.transformer.condition(c))
+        return replace(shared, atoms=atoms, decoder_given=self.decoder.transformer.condition(c))
+
+    def levels(self, c_noise: Tensor, shared: SharedConditioning) -> list[LevelConditioning]:
+        """Of T noise levels c_noise [B, T], each the same for all samples of an example."""
+        s = self.conditioning(shared.s, c_noise)
+        embedded, given = self.embed_s(self.norm_s(s)), self.transformer.condition(s)
+        return [
+            LevelConditioning(embedded[:, level, None], [at_level(block, level) for block in given])
+            for level in range(s.shape[1])
+        ]
+
+    @property
+    def level_width(self) -> int:
+        """Channels a token that `levels` writes for each of them."""
+        c_token = self.embed_s.weight.shape[0]
+        return c_token * (1 + 6 * len(self.transformer))  # two AdaLNs and two gates a block
 
     def forward(self, r: Tensor, c_noise: Tensor, shared: SharedConditioning) -> Tensor:
         """r [B, D, A, 3] float32, c_noise [B, D] -> r_update [B, D, A, 3] float32.
@@ -107,7 +123,16 @@ class DiffusionModule(nn.Module):
         The token and atom residual streams are float32 whatever the dtype of the products.
         """
         s = self.conditioning(shared.s, c_noise)
+        return self._update(r, self.embed_s(self.norm_s(s)), s, shared)
+
+    def denoise_at(self, r: Tensor, level: LevelConditioning, shared: SharedConditioning) -> Tensor:
+        """As `forward`, at one of several `levels`."""
+        return self._update(r, level.embedded, level.given, shared)
+
+    def _update(
+        self, r: Tensor, embedded: Tensor, given: Tensor | list[Given], shared: SharedConditioning
+    ) -> Tensor:
         a, q = self.encoder(shared.atoms, r)
-        a = a.to(r.dtype) + self.embed_s(self.norm_s(s))
-        a = self.transformer(a, s, shared.token_biases)
-        return self.decoder(self.norm_a(a).to(s.dtype), q, shared.atoms, shared.decoder_biases)
+        a = a.to(r.dtype) + embedded
+        a = self.norm_a(self.transformer(a, given, shared.token_biases)).to(embedded.dtype)
+        return self.decoder(a, q, shared.atoms.assignment, shared.decoder_given, shared.decoder_biases)

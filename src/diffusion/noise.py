@@ -42,10 +42,22 @@ def centre_random_augmentation(x: Tensor, mask: Tensor, seed: Tensor, translatio
 
     mask [B, A]; seed int64 [B]. Each of the D copies has a motion of its own.
     """
-    n_samples = x.shape[1]
-    rotation = rotation_from_quaternion(normal(key(seed, "rotation"), (n_samples, 4)).to(x.dtype))
-    shift = normal(key(seed, "translation"), (n_samples, 1, 3)).to(x.dtype) * translation_std
-    return (x - masked_mean(x, mask[:, None])) @ rotation.transpose(-1, -2) + shift
+    rotation, shift = random_motions(seed, x.shape[1])
+    return centred_and_moved(x, mask, rotation, shift * translation_std)
+
+
+def random_motions(seed: Tensor, n_samples: int) -> tuple[Tensor, Tensor]:
+    """For each seed and sample a rotation [*seed.shape, D, 3, 3], uniform, and a translation [*seed.shape, D,
+    1, 3], N(0, 1 Å); float32.
+    """
+    rotation = rotation_from_quaternion(normal(key(seed, "rotation"), (n_samples, 4)))
+    return rotation, normal(key(seed, "translation"), (n_samples, 1, 3))
+
+
+def centred_and_moved(x: Tensor, mask: Tensor, rotation: Tensor, shift: Tensor) -> Tensor:
+    """x [B, D, A, 3] centred on its atoms with mask [B, A], rotated, then moved."""
+    centred = x - masked_mean(x, mask[:, None])
+    return centred @ rotation.to(x.dtype).transpose(-1, -2) + shift.to(x.dtype)
 
 
 def place_unresolved(batch: Batch) -> Tensor:

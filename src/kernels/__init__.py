@@ -7,7 +7,7 @@ c channels; `...` any leading axes. Activations keep their dtype; statistics and
 | op | mathematics | callers |
 |---|---|---|
 | layer_norm(x, weight, bias) | LN over the last axis, affine parts optional | everywhere |
-| adaptive_layer_norm(a, s, ...) | σ(W_g ŝ + b_g) ⊙ LN(a) + W_b ŝ, ŝ = LN(s)·w (Algorithm 26) | diffusion, atom blocks |
+| adaptive_layer_norm(a, g) | σ(g₁) ⊙ LN(a) + g₂, g made of s (Algorithm 26) | diffusion, atom blocks |
 | gated_residual(x, update, gate) | x + σ(gate) ⊙ update, gate shared over D (Algorithms 24, 25) | diffusion, atom blocks |
 | swiglu(h) | swish(h₁) ⊙ h₂ (Algorithm 25) | conditioned transitions |
 | pair_bias(z, ..., key_bias) | W LN(z), heads first, key mask added (Algorithms 10, 14, 24) | single and MSA track |

@@ -107,10 +107,8 @@ def _layer_norm(draw: Draw, s: Sizes) -> list[Any]:
 
 
 def _adaptive_layer_norm(draw: Draw, s: Sizes) -> list[Any]:
-    a = draw.wide(1, s.samples, s.tokens, s.token)
-    conditioning = draw.narrow(1, s.samples, s.tokens, s.single)
-    weights = [draw.weight(s.token, s.single), draw.wide(s.token), draw.weight(s.token, s.single)]
-    return [a, conditioning, draw.wide(s.single), *weights]
+    shape = (1, s.samples, s.tokens)
+    return [draw.wide(*shape, s.token), draw.narrow(*shape, 2 * s.token)]
 
 
 def _gated_residual(draw: Draw, s: Sizes) -> list[Any]:

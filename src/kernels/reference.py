@@ -45,17 +45,14 @@ def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 
 
 @register("adaptive_layer_norm", "reference")
-def adaptive_layer_norm(
-    a: Tensor, s: Tensor, norm_s: Tensor, w_scale: Tensor, b_scale: Tensor, w_shift: Tensor
-) -> Tensor:
-    """AF3 Algorithm 26. a [..., c_a], s [..., c_s] broadcastable; returns [..., c_a] in the dtype of s.
+def adaptive_layer_norm(a: Tensor, g: Tensor) -> Tensor:
+    """σ(g₁) ⊙ LN(a) + g₂: AF3 Algorithm 26, whose g = [logits of the gate, shift] is made of s alone.
 
-    The residual stream a may be wider than the conditioning s: the dtype of s is that of the block's
-    products.
+    a [B, D, N, c], g [B, 1 or D, N, 2 c]; returns [B, D, N, c] in the dtype of g, that of the block's
+    products: the residual stream a may be wider.
     """
-    a = layer_norm(a, None, None).to(s.dtype)
-    s = layer_norm(s, norm_s, None)
-    return torch.sigmoid(linear(s, w_scale, b_scale)) * a + linear(s, w_shift)
+    gate, shift = g.chunk(2, dim=-1)
+    return torch.sigmoid(gate) * layer_norm(a, None, None).to(g.dtype) + shift
 
 
 @register("gated_residual", "reference")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Adaptive LayerNorm (AF3 Algorithm 26) in Triton: LN(a), its gate and its shift in one pass over a.
 
-Scale and shift of the conditioning come from one product (σ is taken in the kernel). Conditioning that the D
-samples share is read once a tile for all of them in the backward pass, which sums its gradient over them in a
-fixed order.
+Scale and shift lie side by side, as the conditioning's one product writes them (σ is taken in the kernel).
+Conditioning that the D samples share is read once a tile for all of them in the backward pass, which sums its
+gradient over them in a fixed order.
 """
 
 from __future__ import annotations
@@ -13,11 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from foldwright.kernels.casts import stacked
 from foldwright.kernels.launch import needs_triton, next_power_of_two
-from foldwright.kernels.reference import linear
 from foldwright.kernels.registry import register
-from foldwright.kernels.triton_layer_norm import layer_norm
 
 _ELEMENTS = 4096  # of a forward tile: rows x channels
 _BACKWARD_ELEMENTS = 1024
@@ -129,10 +126,6 @@ torch.library.register_autograd("foldwright::modulated_norm", _gradient, setup_c
 
 
 @register("adaptive_layer_norm", "triton", supports=needs_triton, preference=2)
-def adaptive_layer_norm(
-    a: Tensor, s: Tensor, norm_s: Tensor, w_scale: Tensor, b_scale: Tensor, w_shift: Tensor
-) -> Tensor:
-    """See kernels.reference.adaptive_layer_norm. a [B, D, N, c_a], s [B, 1 or D, N, c_s]."""
-    both = 2 * len(b_scale)
-    weight, bias = stacked((w_scale, w_shift), s.dtype, both), stacked((b_scale,), s.dtype, both)
-    return _modulated_norm(a, linear(layer_norm(s, norm_s, None), weight, bias), _EPS)
+def adaptive_layer_norm(a: Tensor, g: Tensor) -> Tensor:
+    """See kernels.reference.adaptive_layer_norm."""
+    return _modulated_norm(a, g, _EPS)

@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 from foldwright.batch import Batch
 from foldwright.kernels import Ops
-from foldwright.layers.atom_transformer import AtomTransformer, AtomTransformerConfig
+from foldwright.layers.atom_transformer import AtomTransformerConfig, atom_transformer
+from foldwright.layers.conditioned import Given
 from foldwright.layers.linear import Linear
 from foldwright.layers.norm import LayerNorm
 from foldwright.layers.widths import Widths
@@ -32,6 +33,8 @@ N_PLAIN_FEATURES = 1 + N_ELEMENTS + 4 * N_NAME_CHARS  # charge, element, name: 3
 class AtomConditioning:
     """Noise-independent atom terms. c [B, 1, A, c_atom], p [B, W, 32, 128, c_atompair], biases a block each.
 
+    `given`: c, or what the encoder's blocks make of it, where that is made ahead of several passes.
+
     `assignment` [B, A, N] is 1 where an atom belongs to a token: broadcasts to atoms and sums over tokens are
     products with it, exact and, unlike scattered additions, deterministic in both directions.
     """
@@ -40,6 +43,7 @@ class AtomConditioning:
     p: Tensor
     biases: list[Tensor]
     assignment: Tensor
+    given: Tensor | list[Given]
 
 
 def atom_assignment(batch: Batch, dtype: torch.dtype) -> Tensor:
@@ -114,7 +118,7 @@ class AtomAttentionEncoder(nn.Module):
             nn.ReLU(),
             Linear(c_pair, c_pair, init="zero"),
         )
-        self.transformer = AtomTransformer(config, widths, ops)
+        self.transformer = atom_transformer(config, widths, ops)
         self.to_token = Linear(c, c_token, init="relu")
 
     def condition(
@@ -138,7 +142,7 @@ class AtomAttentionEncoder(nn.Module):
         p = p + key_windows(self.pair_from_key(active))[..., None, :, :]
         p = p + self.pair_mlp(p)
         biases = self.transformer.pair_bias(p, key_mask(batch.atom_mask))
-        return AtomConditioning(c[:, None], p, biases, assignment)
+        return AtomConditioning(c[:, None], p, biases, assignment, given=c[:, None])
 
     def forward(self, conditioning: AtomConditioning, r_noisy: Tensor | None) -> tuple[Tensor, Tensor]:
         """r_noisy [B, D, A, 3] scaled positions, or None. Returns token means [B, D, N, c_token] and q [B,
@@ -147,7 +151,7 @@ class AtomAttentionEncoder(nn.Module):
         q = conditioning.c
         if r_noisy is not None and self.embed_noisy is not None:
             q = q + self.embed_noisy(r_noisy)
-        q = self.transformer(q, conditioning.c, conditioning.biases)
+        q = self.transformer(q, conditioning.given, conditioning.biases)
         a = F.relu(self.to_token(q.to(conditioning.c.dtype)))
         return mean_over_tokens(a, conditioning.assignment), q
 
@@ -158,7 +162,7 @@ class AtomAttentionDecoder(nn.Module):
     def __init__(self, config: AtomTransformerConfig, widths: Widths, ops: Ops) -> None:
         super().__init__()
         self.from_token = Linear(widths.token, widths.atom)
-        self.transformer = AtomTransformer(config, widths, ops)
+        self.transformer = atom_transformer(config, widths, ops)
         self.norm = LayerNorm(widths.atom, ops, offset=False)
         self.out = Linear(widths.atom, 3, init="zero")
 
@@ -167,10 +171,15 @@ class AtomAttentionDecoder(nn.Module):
         return self.transformer.pair_bias(p, key_mask(batch.atom_mask))
 
     def forward(
-        self, a: Tensor, q_skip: Tensor, conditioning: AtomConditioning, biases: list[Tensor]
+        self,
+        a: Tensor,
+        q_skip: Tensor,
+        assignment: Tensor,
+        given: Tensor | list[Given],
+        biases: list[Tensor],
     ) -> Tensor:
         """q_skip [B, D, A, c_atom] of the encoder, in float32 or wider: the residual stream and the output
-        are too.
+        are too. assignment and c_l (or what the blocks make of it): those of AtomConditioning.
         """
-        q = q_skip + conditioning.assignment[:, None] @ self.from_token(a)
-        return self.out(self.norm(self.transformer(q, conditioning.c, biases)))
+        q = q_skip + assignment[:, None] @ self.from_token(a)
+        return self.out(self.norm(self.transformer(q, given, biases)))

@@ -98,7 +98,7 @@ class AttentionPairBias(nn.Module):
 
 
 class ConditionedAttentionPairBias(nn.Module):
-    """AF3 Algorithm 24 with AdaLN conditioning and residual: a [B, D, N, c_a] given s [B, D, N, c_s] -> a.
+    """AF3 Algorithm 24 with AdaLN and residual: a [B, D, N, c_a] given what `condition` makes of s -> a.
 
     The output projection has the normal initialisation, the gate starts at σ(-2) (as DeepMind's code).
     """
@@ -113,8 +113,13 @@ class ConditionedAttentionPairBias(nn.Module):
         self.out = Linear(c_a, c_a)
         self.out_gate = Linear(c_s, c_a, bias=True, init="adaln_zero_gate")
 
-    def forward(self, a: Tensor, s: Tensor, bias: Tensor) -> Tensor:
-        return self.ops.gated_residual(a, attend(self, self.adaln(a, s), bias), self.out_gate(s))
+    def condition(self, s: Tensor) -> tuple[Tensor, ...]:
+        """Of s [B, 1 or D, N, c_s]: of the AdaLN, and the logits of the output's gate."""
+        return self.adaln.condition(s), self.out_gate(s)
+
+    def forward(self, a: Tensor, given: tuple[Tensor, ...], bias: Tensor) -> Tensor:
+        of_adaln, out_gate = given
+        return self.ops.gated_residual(a, attend(self, self.adaln(a, of_adaln), bias), out_gate)
 
     def divided(self) -> dict[str, int]:
         return {"heads": self.heads}

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from foldwright.kernels import Ops
-from foldwright.layers.linear import Linear
+from foldwright.layers.linear import Linear, linear_of_several
 
 
 class LayerNorm(nn.Module):
@@ -29,7 +29,10 @@ class LayerNorm(nn.Module):
 
 
 class AdaLN(nn.Module):
-    """AF3 Algorithm 26. a [..., c_a] conditioned on s [..., c_s]; starts as LN(a) / 2."""
+    """AF3 Algorithm 26 in two halves: `condition` reads s alone, and may run ahead of all that reads a too.
+
+    Starts as LN(a) / 2.
+    """
 
     def __init__(self, c_a: int, c_s: int, ops: Ops) -> None:
         super().__init__()
@@ -38,7 +41,10 @@ class AdaLN(nn.Module):
         self.scale = Linear(c_s, c_a, bias=True, init="zero")
         self.shift = Linear(c_s, c_a, init="zero")
 
-    def forward(self, a: Tensor, s: Tensor) -> Tensor:
-        return self.ops.adaptive_layer_norm(
-            a, s, self.norm_s.weight, self.scale.weight, self.scale.bias, self.shift.weight
-        )
+    def condition(self, s: Tensor) -> Tensor:
+        """s [..., c_s] -> [..., 2 c_a]: logits of the gate, then the shift."""
+        return linear_of_several(self.norm_s(s), [self.scale.weight, self.shift.weight], self.scale.bias)
+
+    def forward(self, a: Tensor, g: Tensor) -> Tensor:
+        """a [B, D, N, c_a], g [B, 1 or D, N, 2 c_a] of `condition` -> [B, D, N, c_a] in the dtype of g."""
+        return self.ops.adaptive_layer_norm(a, g)

@@ -40,7 +40,7 @@ class Transition(nn.Module):
 
 
 class ConditionedTransition(nn.Module):
-    """AF3 Algorithm 25 with its residual: a [B, D, N, c_a] given s [B, 1 or D, N, c_s] -> a."""
+    """AF3 Algorithm 25 with its residual: a [B, D, N, c_a] given what `condition` makes of s -> a."""
 
     def __init__(self, c_a: int, c_s: int, expansion: int, ops: Ops) -> None:
         super().__init__()
@@ -50,11 +50,16 @@ class ConditionedTransition(nn.Module):
         self.linear_out = Linear(expansion * c_a, c_a)
         self.gate = Linear(c_s, c_a, bias=True, init="adaln_zero_gate")
 
-    def forward(self, a: Tensor, s: Tensor) -> Tensor:
-        x = self.split.enter(self.adaln(a, s))
+    def condition(self, s: Tensor) -> tuple[Tensor, ...]:
+        """Of s [B, 1 or D, N, c_s]: of the AdaLN, and the logits of the output's gate."""
+        return self.adaln.condition(s), self.gate(s)
+
+    def forward(self, a: Tensor, given: tuple[Tensor, ...]) -> Tensor:
+        of_adaln, gate = given
+        x = self.split.enter(self.adaln(a, of_adaln))
         hidden = self.ops.swiglu(linear(x, self.split.rows(self.linear_in.weight, pieces=2)))
         update = self.split.leave(linear(hidden, self.split.columns(self.linear_out.weight)))
-        return self.ops.gated_residual(a, update, self.gate(s))
+        return self.ops.gated_residual(a, update, gate)
 
     def divided(self) -> dict[str, int]:
         return {"hidden channels": self.linear_out.weight.shape[1]}

@@ -28,6 +28,7 @@ from torch.distributed.fsdp import (
     register_fsdp_forward_method,
 )
 
+from foldwright.layers.conditioned import ConditionedBlock
 from foldwright.layers.linear import Linear
 from foldwright.layers.stack import Recompute, Stack
 
@@ -232,6 +233,8 @@ def shard(network: nn.Module, mesh: DeviceMesh, gathered: torch.dtype) -> nn.Mod
     blocks = [block for stack in network.modules() if isinstance(stack, Stack) for block in stack.blocks]
     for block in blocks:
         fully_shard(block, mesh=mesh, mp_policy=narrow, ignored_params=_read_in_float32(block))
+        if isinstance(block, ConditionedBlock):
+            register_fsdp_forward_method(block, "condition")
     fully_shard(network, mesh=mesh)
     for method in ("sample", "sample_judged", "pose", "predict_affinity"):
         if hasattr(network, method):

@@ -8,26 +8,19 @@ from foldwright.kernels.testing import check_kernel, run
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
 DTYPES = [torch.float32, torch.bfloat16] if CUDA else [torch.float32, torch.float16]
-# B, D, samples of s, N, c_a, c_s
-CASES = [(2, 3, 1, 10, 24, 16), (2, 3, 3, 7, 20, 20), (1, 1, 1, 33, 128, 40)] + (
-    [(1, 8, 8, 384, 768, 384), (1, 8, 1, 3456, 128, 128)] if CUDA else []
+# B, D, samples of g, N, c
+CASES = [(2, 3, 1, 10, 24), (2, 3, 3, 7, 20), (1, 1, 1, 33, 128)] + (
+    [(1, 8, 8, 384, 768), (1, 8, 1, 3456, 128)] if CUDA else []
 )
 
 
-def inputs(b, d, shared, n, c_a, c_s):
+def inputs(b, d, shared, n, c):
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape, scale=1.0):
         return torch.randn(*shape, generator=generator, dtype=torch.float64) * scale
 
-    return [
-        draw(b, d, n, c_a, scale=3.0) + 1.0,
-        draw(b, shared, n, c_s),
-        1 + 0.1 * draw(c_s),
-        draw(c_a, c_s, scale=c_s**-0.5),
-        draw(c_a),
-        draw(c_a, c_s, scale=c_s**-0.5),
-    ]
+    return [draw(b, d, n, c, scale=3.0) + 1.0, draw(b, shared, n, 2 * c)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -39,12 +32,12 @@ def test_output_and_every_gradient(case, dtype):
         inputs(*case),
         dtype,
         DEVICE,
-        wide=(0, 2, 3, 4, 5),  # the residual stream and the parameters
+        wide=(0,),  # the residual stream
     )
 
 
 def test_gradients_are_deterministic():
-    case = [x.float().to(DEVICE) for x in inputs(1, 5, 1, 40, 24, 16)]
+    case = [x.float().to(DEVICE) for x in inputs(1, 5, 1, 40, 24)]
     function = triton_adaptive_layer_norm.adaptive_layer_norm
     for one, other in zip(run(function, case), run(function, case), strict=True):
         assert torch.equal(one, other)

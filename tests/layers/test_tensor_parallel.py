@@ -11,6 +11,7 @@ from torch import nn
 
 from foldwright.kernels import KernelConfig, select
 from foldwright.layers.attention import AttentionPairBias, ConditionedAttentionPairBias
+from foldwright.layers.conditioned import ConditionedBlock
 from foldwright.layers.tensor_parallel import Split, split_network
 from foldwright.layers.transition import ConditionedTransition, Transition
 
@@ -25,9 +26,13 @@ def layers():
     a, s, bias = torch.randn(B, D, N, C), torch.randn(B, D, N, S), torch.randn(B, HEADS, N, N)
     cases = [
         (Transition(C, 2, OPS), (a,)),
-        (ConditionedTransition(C, S, 2, OPS), (a, s)),
         (AttentionPairBias(C, HEADS, OPS), (a, bias)),
-        (ConditionedAttentionPairBias(C, S, HEADS, OPS), (a, s, bias)),
+        (
+            ConditionedBlock(
+                ConditionedAttentionPairBias(C, S, HEADS, OPS), ConditionedTransition(C, S, 2, OPS)
+            ),
+            (a, s, bias),
+        ),
     ]
     for layer, _ in cases:
         for parameter in layer.parameters():
