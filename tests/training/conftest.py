@@ -2,12 +2,14 @@
 """Small runs of the real model on the built-in sample, in this process or another."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -38,18 +40,45 @@ SMALL = [
 ]
 
 
+class Ranks:
+    """Several ranks of a run, forked by one process that has all imports behind it."""
+
+    def __init__(self, root: Path) -> None:
+        self.log = root / "ranks.log"
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("forked_ranks.py"))],
+            cwd=root,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(
+        self, count: int, overrides: list[str], metrics: Path | None = None, kill_at: int = 0
+    ) -> list[int]:
+        """Exit codes of all ranks, which get SIGKILL when `metrics` has `kill_at` rows; what they printed is
+        in the log.
+        """
+        self.log.unlink(missing_ok=True)
+        leg = {"count": count, "overrides": overrides, "log": str(self.log), "kill_at": kill_at}
+        self.process.stdin.write(json.dumps(leg | ({"metrics": str(metrics)} if metrics else {})) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def end(self) -> None:
+        self.process.stdin.close()
+        self.process.wait(timeout=30)
+
+
 class Runs:
     """Starts runs under one output directory and reads what they left."""
 
-    @staticmethod
-    def launcher(processes: int) -> tuple[str, ...]:
-        torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone")
-        return (*torchrun, f"--nproc-per-node={processes}")
-
-    TWO = launcher(2)
-
     def __init__(self, root: Path) -> None:
         self.root = root
+
+    @cached_property
+    def ranks(self) -> Ranks:
+        return Ranks(self.root)
 
     def overrides(self, name: str, *extra: str) -> list[str]:
         return [*SMALL, f"paths.output_root={self.root}", f"run_name={name}", *extra]
@@ -74,15 +103,12 @@ class Runs:
             start_new_session=True,
         )
 
-    def on_two(self, name: str, *extra: str) -> str:
-        return self.on(2, name, *extra)
-
     def on(self, processes: int, name: str, *extra: str) -> str:
         """Run on that many processes to the end; what it printed."""
         devices = f"trainer.devices={processes}"
-        process = self.start(name, devices, *extra, launcher=self.launcher(processes))
-        output = process.communicate(timeout=150)[0]
-        assert process.returncode == 0, output
+        codes = self.ranks.run(processes, self.overrides(name, devices, *extra))
+        output = self.ranks.log.read_text()
+        assert codes == [0] * processes, output
         return output
 
     def wait_for_step(self, process: subprocess.Popen, name: str, step: int) -> None:
@@ -150,8 +176,11 @@ class Runs:
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory) -> Runs:
-    return Runs(tmp_path_factory.mktemp("runs"))
+def runs(tmp_path_factory) -> Iterator[Runs]:
+    runs = Runs(tmp_path_factory.mktemp("runs"))
+    yield runs
+    if "ranks" in vars(runs):
+        runs.ranks.end()
 
 
 @pytest.fixture(scope="session")

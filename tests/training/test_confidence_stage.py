@@ -60,7 +60,7 @@ def test_structure_then_confidence(runs, structure, capsys):
 def test_two_sharded_ranks_hand_over_and_train_what_one_does(runs, structure):
     extra = (*confidence_of(runs, structure), "trainer.max_steps=2")
     runs.here("confidence1", *extra)
-    runs.on_two("confidence2", "trainer.sharding=fsdp", *extra)
+    runs.on(2, "confidence2", "trainer.sharding=fsdp", *extra)
     for row, other in zip(runs.metrics("confidence2"), runs.metrics("confidence1"), strict=True):
         assert row["loss"] == pytest.approx(other["loss"], rel=1e-4)
         assert row["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-3)

@@ -22,7 +22,7 @@ def four(runs):
 def test_fsdp_with_accumulation_and_checkpointing_equals_one_and_resumes_on_one_and_two(runs):
     extra = ("global_batch=4", "trainer.recompute=block")
     four(runs)
-    output = runs.on_two("fsdp4", "trainer.sharding=fsdp", "trainer.max_steps=2", *extra)
+    output = runs.on(2, "fsdp4", "trainer.sharding=fsdp", "trainer.max_steps=2", *extra)
     assert "2 x CPU (fsdp" in output
     assert str(runs.root / "fsdp4" / "prediction.cif") in output
     assert (runs.checkpoints("fsdp4")[-1] / "__1_0.distcp").exists(), (
@@ -30,7 +30,7 @@ def test_fsdp_with_accumulation_and_checkpointing_equals_one_and_resumes_on_one_
     )
     runs.assert_close(runs.metrics("fsdp4"), runs.metrics("four")[:2])
     runs.here("fsdp4", "trainer.max_steps=3", *extra)
-    runs.on_two("fsdp4", "trainer.sharding=fsdp", "trainer.max_steps=4", *extra)
+    runs.on(2, "fsdp4", "trainer.sharding=fsdp", "trainer.max_steps=4", *extra)
     runs.assert_close(runs.metrics("fsdp4"), runs.metrics("four"))
 
 
@@ -38,7 +38,7 @@ def test_fsdp_with_accumulation_and_checkpointing_equals_one_and_resumes_on_one_
 def test_fsdp_goes_on_from_one_process(runs, uninterrupted):
     shutil.copytree(runs.root / uninterrupted, runs.root / "widened")
     shutil.rmtree(runs.checkpoints("widened")[-1])
-    output = runs.on_two("widened", "trainer.sharding=fsdp", "trainer.max_steps=8")
+    output = runs.on(2, "widened", "trainer.sharding=fsdp", "trainer.max_steps=8")
     assert "resuming at step 6" in output
     runs.assert_close(runs.metrics("widened"), runs.metrics(uninterrupted))
 
@@ -50,7 +50,7 @@ def test_hsdp_on_four_equals_one_and_resumes_on_two_and_on_one(runs):
     assert "4 x CPU (hsdp of 2" in runs.on(4, "hsdp", *hsdp)
     wrote = {path.name[:4] for path in runs.checkpoints("hsdp")[-1].glob("*.distcp")}
     assert len(wrote) >= 2, "only one rank wrote: nothing was sharded"
-    runs.on_two("hsdp", "trainer.sharding=fsdp", "trainer.max_steps=3", "global_batch=4")
+    runs.on(2, "hsdp", "trainer.sharding=fsdp", "trainer.max_steps=3", "global_batch=4")
     runs.here("hsdp", "trainer.max_steps=4", "global_batch=4")
     runs.assert_close(runs.metrics("hsdp"), runs.metrics(four(runs)))
 
@@ -87,6 +87,7 @@ def test_blocks_gather_bfloat16_and_lose_nothing(runs, monkeypatch):
     assert all(tensor.dtype == torch.float32 for name, tensor in stored), "the masters were not float32"
 
 
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 POISON = """
 import foldwright.training.step as step
 
@@ -113,7 +114,7 @@ def test_a_step_bad_on_one_rank_is_skipped_by_all(runs):
     script.write_text(POISON)
     launchers = {
         "one": ((sys.executable,), ()),
-        "ddp": (runs.TWO, ("trainer.devices=2", "trainer.sharding=ddp")),
+        "ddp": (TORCHRUN, ("trainer.devices=2", "trainer.sharding=ddp")),
     }
     for name, (launcher, extra) in launchers.items():
         process = runs.start(name, "trainer.max_steps=4", *extra, launcher=launcher, script=script)

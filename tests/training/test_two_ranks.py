@@ -4,13 +4,9 @@ bit by bit, to the same stages never disturbed.
 """
 
 import csv
-import json
 import shutil
 import signal
-import subprocess
-import sys
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -21,7 +17,6 @@ from foldwright.training.config import compose_config
 STAGES = ("structure", "finetune1", "finetune2", "confidence", "affinity")
 STEPS = 4
 SHORT = (
-    "trainer.devices=2",
     "checkpoint.every_steps=2",
     "validation.entries=[1as5]",
     "validation.every_steps=100",
@@ -43,43 +38,6 @@ AFFINITY = (
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-class Pair:
-    """Two ranks on request."""
-
-    def __init__(self, runs):
-        self.runs = runs
-        script = Path(__file__).with_name("two_ranks.py")
-        self.log = (runs.root / "two_ranks.log").open("w+")
-        self.process = subprocess.Popen(
-            [sys.executable, str(script)],
-            cwd=runs.root,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.log,
-            text=True,
-        )
-
-    def run(self, name, overrides, kill_at=0):
-        """Exit codes of both ranks; what they printed is shown where they fail."""
-        leg = {"overrides": self.runs.overrides(name, *overrides)}
-        if kill_at:
-            leg |= {"metrics": str(self.runs.root / name / "metrics.csv"), "kill_at": kill_at}
-        self.process.stdin.write(json.dumps(leg) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
-
-    def said(self):
-        return Path(self.log.name).read_text()[-4000:]
-
-
-@pytest.fixture(scope="module")
-def pair(runs):
-    pair = Pair(runs)
-    yield pair
-    pair.process.stdin.close()
-    pair.process.wait(timeout=30)
-
-
 def stage_overrides(runs, chain, stage, parent):
     given = [f"stage={stage}", *SHORT]
     if parent:
@@ -90,24 +48,25 @@ def stage_overrides(runs, chain, stage, parent):
     return given
 
 
-def train_chain(runs, pair, chain, disturbed):
+def train_chain(runs, chain, disturbed):
     for parent, stage in pairwise((None, *STAGES)):
         name = f"{chain}/{stage}"
         given = stage_overrides(runs, chain, stage, parent)
         if stage == "affinity":
             make_pockets(compose_config(runs.overrides(name, *given)), Console(quiet=True))
         if disturbed:
-            codes = pair.run(name, [*given, "trainer.max_steps=60"], kill_at=3)
-            assert codes == [-signal.SIGKILL] * 2, pair.said()
+            longer = runs.overrides(name, "trainer.devices=2", *given, "trainer.max_steps=60")
+            codes = runs.ranks.run(2, longer, runs.root / name / "metrics.csv", kill_at=3)
+            assert codes == [-signal.SIGKILL] * 2, runs.ranks.log.read_text()
             for later in runs.checkpoints(name):
                 if int(later.name[-8:]) > 2:  # so that something is left to do
                     shutil.rmtree(later)
-        assert pair.run(name, [*given, f"trainer.max_steps={STEPS}"]) == [0, 0], pair.said()
+        runs.on(2, name, *given, f"trainer.max_steps={STEPS}")
 
 
-def test_all_stages_killed_and_resumed_equal_all_stages_undisturbed(runs, pair):
-    train_chain(runs, pair, "undisturbed", disturbed=False)
-    train_chain(runs, pair, "disturbed", disturbed=True)
+def test_all_stages_killed_and_resumed_equal_all_stages_undisturbed(runs):
+    train_chain(runs, "undisturbed", disturbed=False)
+    train_chain(runs, "disturbed", disturbed=True)
     for stage in STAGES:
         one, other = f"undisturbed/{stage}", f"disturbed/{stage}"
         assert len(runs.metrics(one)) == STEPS

@@ -99,6 +99,6 @@ def test_a_resumed_run_repeats_its_curve_and_keeps_the_best(runs, monkeypatch):
 @pytest.mark.slow
 def test_two_sharded_ranks_score_what_one_does(runs):
     runs.here("alone", *CHEAP, "trainer.max_steps=2")
-    runs.on_two("together", "trainer.sharding=fsdp", *CHEAP, "trainer.max_steps=2")
+    runs.on(2, "together", "trainer.sharding=fsdp", *CHEAP, "trainer.max_steps=2")
     for row, other in zip(read(runs, "together"), read(runs, "alone"), strict=True):
         assert row == pytest.approx(other, abs=2e-3)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs legs of training on two gloo processes, forked, so that imports are paid for once (test_two_ranks.py).
+"""Legs of training on several gloo processes, forked, so that imports are paid for once (conftest.Ranks).
 
-Reads a line of JSON a leg: overrides, and, for one to be killed, its metrics.csv and the number of rows at
-which both ranks get SIGKILL. Answers with the exit codes.
+Reads a line of JSON a leg: how many ranks, overrides, where what they print goes, and, for one to be killed,
+its metrics.csv and the number of rows at which all ranks get SIGKILL. Answers with the exit codes.
 """
 
 import json
@@ -26,14 +26,18 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def start(rank: int, port: int, overrides: list[str]) -> int:
+def start(rank: int, count: int, port: int, overrides: list[str], log: str) -> int:
     """Fork one rank, with the environment that torchrun would give it; its process id."""
     if process := os.fork():
         return process
-    places = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
-    addresses = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "two_ranks"}
+    places = {
+        "RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count
+    }  # fmt: skip
+    addresses = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "forked_ranks"}
     os.environ.update({name: str(value) for name, value in (places | addresses).items()})
-    os.dup2(2, 1)  # stdout carries the answers
+    said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
     rank_zero.rank_zero_only.rank = rank
     code = 1
     try:
@@ -42,6 +46,7 @@ def start(rank: int, port: int, overrides: list[str]) -> int:
     except BaseException:
         traceback.print_exc()
     finally:
+        sys.stdout.flush()
         os._exit(code)
 
 
@@ -49,9 +54,11 @@ def rows(path: Path) -> int:
     return max(0, path.read_bytes().count(b"\n") - 1) if path.exists() else 0
 
 
-def run(overrides: list[str], metrics: str | None = None, kill_at: int = 0) -> list[int]:
+def run(
+    count: int, overrides: list[str], log: str, metrics: str | None = None, kill_at: int = 0
+) -> list[int]:
     port = free_port()
-    ranks = [start(rank, port, overrides) for rank in range(2)]
+    ranks = [start(rank, count, port, overrides, log) for rank in range(count)]
     while metrics and rows(Path(metrics)) < kill_at:
         time.sleep(0.01)
         if any(os.waitid(os.P_PID, rank, os.WEXITED | os.WNOHANG | os.WNOWAIT) for rank in ranks):
