@@ -206,6 +206,7 @@ class AlphaFold3(nn.Module):
         s, z = head.embed(batch, trunk.s_inputs, trunk.s, trunk.z, x, number)
         return Judged(head.plddt(upcast(s), batch), partial(head.pairs, z))
 
+    @torch.no_grad()
     def sample_judged(
         self, batch: Batch, n_samples: int, config: SamplerConfig, seed: Tensor
     ) -> tuple[Tensor, list[ConfidenceLogits]]:

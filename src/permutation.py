@@ -8,8 +8,10 @@ without gradient.
 
 Readings: the largest predicted copies of the anchor's kind are tried with every true copy (the paper fixes
 one of the two), and every sum of squared distances follows exactly from moments of the point pairs, in
-float64; so a candidate costs a few 3 x 3 products. An assignment replaces the labels as given only if its
-RMSD is lower.
+float64; so a candidate costs a few 3 x 3 products. An assignment replaces the labels as given only if it is
+nearer to the prediction. Where the two show different numbers of token centres they are judged by those that
+both show: else the copy would be preferred that lacks what is predicted worst, a flexible tail, which then
+nothing supervises.
 """
 
 from __future__ import annotations
@@ -97,7 +99,8 @@ def truth_of_copies(batch: Batch, copies_BG: Tensor) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def assign_copies(batch: Batch, x_BA3: Tensor) -> Tensor:
     """The true copy of every molecule of the crop: int64 [B, G], no copy twice within a group."""
-    moments = _copy_moments(batch, x_BA3)  # [B, G, C]
+    centres = _true_centres(batch)
+    moments = _copy_moments(batch, x_BA3, centres.t, centres.seen)  # [B, G, C]
     given_BG = batch.molecule_copy.long()
     n_own_BG = torch.gather(moments.number, 2, given_BG[..., None])[..., 0] * batch.molecule_mask
     lead_BL, possible_BK = _candidates(batch, moments, n_own_BG)  # K = L x C pairs (predicted, true)
@@ -105,28 +108,41 @@ def assign_copies(batch: Batch, x_BA3: Tensor) -> Tensor:
     motion = superpose(Moments(*(m[row, lead_BL].flatten(1, 2) for m in moments)))
     choice_BKG = _greedy(batch, _cost(moments, motion), lead_BL, n_own_BG)
     choice_BKG = torch.cat([given_BG[:, None], choice_BKG], 1)
-    error_BK = _mean_square(moments, choice_BKG)
-    error_BK[:, 0] -= _TOLERANCE
-    error_BK[:, 1:].masked_fill_(~possible_BK, torch.inf)
-    best_B = error_BK.argmin(1)
+    excess_BK = _excess(batch, x_BA3, centres, moments, choice_BKG)
+    excess_BK[:, 1:].masked_fill_(~possible_BK, torch.inf)
+    best_B = excess_BK.argmin(1)
     return choice_BKG[torch.arange(len(best_B), device=best_B.device), best_B]
 
 
-def _copy_moments(batch: Batch, x_BA3: Tensor) -> Moments:
-    """Moments [B, G, C] of the token centres of each molecule with those of each of its group's copies."""
-    molecule_BN = batch.token_molecule.long()
-    centre_BN = batch.centre_atom.long()
-    of_molecule_BNG = torch.nn.functional.one_hot(molecule_BN, batch.molecule_mask.shape[1]).double()
-    copies = torch.arange(max(int(batch.molecule_copies.max()), 1), device=x_BA3.device)
+class _Centres(NamedTuple):
+    """Every token's centre in each of its molecule's copies [B, N, C, 3] Å, float64, and where it is seen
+    [B, N, C].
+    """
+
+    t: Tensor
+    seen: Tensor
+
+
+def _true_centres(batch: Batch) -> _Centres:
+    molecule_BN, centre_BN = batch.token_molecule.long(), batch.centre_atom.long()
+    copies = torch.arange(max(int(batch.molecule_copies.max()), 1), device=batch.device)
     is_copy_BNC = copies < torch.gather(batch.molecule_copies.long(), 1, molecule_BN)[..., None]
     stride_BN1 = torch.gather(batch.molecule_stride.long(), 1, molecule_BN)[..., None]
     index_BNC = torch.gather(batch.truth_atom.long(), 1, centre_BN)[..., None] + copies * stride_BN1
     index_BM = torch.where(is_copy_BNC, index_BNC, 0).flatten(1)
     seen_BNC = torch.gather(batch.truth_resolved, 1, index_BM).view_as(is_copy_BNC) & is_copy_BNC
-    w_BNC = (seen_BNC & batch.token_mask[..., None]).double()
-    t_BNC3 = torch.gather(batch.truth_coords, 1, index_BM[..., None].expand(-1, -1, 3)).double()
-    t_BNC3 = t_BNC3.view(*w_BNC.shape, 3) * w_BNC[..., None]
-    p_BN3 = torch.gather(x_BA3, 1, centre_BN[..., None].expand(-1, -1, 3)).double()
+    t_BM3 = torch.gather(batch.truth_coords, 1, index_BM[..., None].expand(-1, -1, 3)).double()
+    return _Centres(t_BM3.view(*is_copy_BNC.shape, 3), seen_BNC & batch.token_mask[..., None])
+
+
+def _copy_moments(batch: Batch, x_BA3: Tensor, t_BNC3: Tensor, seen_BNC: Tensor) -> Moments:
+    """Moments [B, G, C] of each molecule's token centres with true ones t, one set a copy, where seen."""
+    of_molecule_BNG = torch.nn.functional.one_hot(
+        batch.token_molecule.long(), batch.molecule_mask.shape[1]
+    ).double()
+    w_BNC = seen_BNC.double()
+    t_BNC3 = t_BNC3 * w_BNC[..., None]
+    p_BN3 = torch.gather(x_BA3, 1, batch.centre_atom.long()[..., None].expand(-1, -1, 3)).double()
     square_BNC = w_BNC * p_BN3.square().sum(-1)[..., None] + t_BNC3.square().sum(-1)
     return Moments(
         torch.einsum("bng,bnc->bgc", of_molecule_BNG, w_BNC),
@@ -210,8 +226,32 @@ def _taken_by_leads(batch: Batch, pairs_BKGC: Tensor) -> Tensor:
     return torch.einsum("bgh,bkgc->bkhc", group_BGH, pairs_BKGC.double()) > 0
 
 
-def _mean_square(moments: Moments, choice_BKG: Tensor) -> Tensor:
-    """[B, K]: mean squared distance of all token centres after one superposition; infinite without any."""
+def _excess(batch: Batch, x_BA3: Tensor, centres: _Centres, moments: Moments, choice_BKG: Tensor) -> Tensor:
+    """[B, K]: by how much each assignment's sum of squared distances (Å²) is above that of the labels as
+    given, which are choice 0; after a superposition of each. Over all token centres where both show equally
+    many, else over those that both show; infinite with too few of these. Of the labels as given a little
+    below zero: gains by rounding do not count.
+    """
+    of_token_BN1 = torch.gather(batch.molecule_copy.long(), 1, batch.token_molecule.long())[..., None]
+    given_BN13 = torch.gather(centres.t, 2, of_token_BN1[..., None].expand(-1, -1, -1, 3))
+    shared_BNC = centres.seen & torch.gather(centres.seen, 2, of_token_BN1)
+    compared = (
+        moments,
+        _copy_moments(batch, x_BA3, centres.t, shared_BNC),
+        _copy_moments(batch, x_BA3, given_BN13.expand_as(centres.t), shared_BNC),
+    )
+    totals = Moments(*map(torch.stack, zip(*(_of_choices(m, choice_BKG) for m in compared), strict=True)))
+    number_BK, n_shared_BK, _ = totals.number
+    all_BK, shared_BK, given_BK = superpose(totals).residual
+    excess_BK = torch.where(n_shared_BK >= MIN_POINTS, shared_BK - given_BK, torch.inf)
+    is_equal_BK = number_BK == number_BK[:, :1]
+    excess_BK = torch.where(is_equal_BK & (number_BK > 0), all_BK - all_BK[:, :1], excess_BK)
+    excess_BK[:, 0] = -_TOLERANCE * number_BK[:, 0]
+    return excess_BK
+
+
+def _of_choices(moments: Moments, choice_BKG: Tensor) -> Moments:
+    """Moments [B, K] of all molecules together, molecule g being copy choice[g] of its row [B, G, C]."""
 
     def chosen(moment: Tensor) -> Tensor:
         tail = moment.shape[3:]
@@ -219,9 +259,7 @@ def _mean_square(moments: Moments, choice_BKG: Tensor) -> Tensor:
         source = moment[:, None].expand(-1, choice_BKG.shape[1], *(-1 for _ in moment.shape[1:]))
         return torch.gather(source, 3, index.expand(*choice_BKG.shape, 1, *tail))[:, :, :, 0].sum(2)
 
-    total = Moments(*map(chosen, moments))
-    residual = superpose(total).residual
-    return torch.where(total.number > 0, residual / total.number.clamp(min=1), torch.inf)
+    return Moments(*map(chosen, moments))
 
 
 def superpose(moments: Moments) -> Superposition:

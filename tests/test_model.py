@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from foldwright.batch import Batch, collate
+from foldwright.batch import SCHEMA, Batch, collate
 from foldwright.data.synthetic import synthetic_example
 from foldwright.diffusion.noise import NoiseConfig, NoisedSamples, noise_samples
 from foldwright.diffusion.precondition import c_skip
@@ -15,6 +15,7 @@ from foldwright.diffusion.sampler import SamplerConfig
 from foldwright.layers.stack import COSTLY, Recompute, set_recomputation
 from foldwright.losses import LossConfig, confidence_loss, structure_loss
 from foldwright.model import AlphaFold3, ModelConfig
+from foldwright.training.step import RolloutConfig, step_losses
 
 SEED = torch.tensor([11, 12])
 ROLLOUT = SamplerConfig(steps=2)
@@ -117,6 +118,51 @@ def test_padding_changes_nothing(miniature, awake, batch):
     torch.testing.assert_close(second.x_denoised[:, :, :atoms], first.x_denoised[:, :, :atoms])
     torch.testing.assert_close(second.z[:, :n, :n], first.z[:, :n, :n])
     torch.testing.assert_close(second.s[:, :n], first.s[:, :n])
+
+
+MASKS = {name for name in SCHEMA if name.endswith("_mask")} - {"template_pseudo_beta_mask", "ref_mask"}
+MASKS |= {"atom_resolved", "truth_resolved", "option_residue"}  # the last: -1 is no option
+MASKS |= {name for name in SCHEMA if name.startswith("molecule_")} - {"molecule_type"}  # indices by parts
+
+
+def scribbled(examples: list[Batch], sizes: dict[str, tuple[int]]) -> Batch:
+    """The padded batch with random values in the padding of all features but the masks that say what is."""
+    torch.manual_seed(0)
+    batch = collate(examples, sizes)
+    inside = collate([own.map(torch.ones_like) for own in examples], sizes)  # no padding value is 1
+    axes, features = batch.sizes(), dict(vars(batch))
+    for name in (name for name in SCHEMA if name not in MASKS):
+        value, limit = features[name], axes.get(SCHEMA[name].index_into or "", 20)
+        other = torch.randint(0, limit, value.shape).to(value.dtype)
+        features[name] = torch.where(getattr(inside, name) == 1, value, other)
+    return Batch(**features).check()
+
+
+def test_what_lies_in_padding_is_never_read(miniature, awake, ops):
+    """Losses and gradients of a training step, to the bit."""
+    examples = [
+        synthetic_example(n, 32 * n // 4, n_rows=9, n_cycles=2, n_templates=2, seed=n) for n in (12, 20)
+    ]
+    for own in examples:
+        own.resolution.fill_(2.0)
+    sizes = {
+        "N": (29,),
+        "A": (256,),
+        "M": (14,),
+        "T": (3,),
+        "K": (2,),
+        "G": (4,),
+        "F": (300,),
+        "V": (2,),
+        "Y": (3,),
+    }
+    model, found = awake(miniature).float().train(), []
+    for batch in (collate(examples, sizes), scribbled(examples, sizes)):
+        config = LossConfig(bond=1.0, confidence=1.0, pae=1.0)
+        terms = step_losses(model, batch, 2, 0, NoiseConfig(), config, RolloutConfig(True, ROLLOUT), ops)
+        found.append([*terms.values(), *torch.autograd.grad(terms["loss"], list(model.parameters()))])
+    assert torch.isfinite(found[0][0])
+    assert all(map(torch.equal, *found))
 
 
 def test_examples_of_a_batch_do_not_mix(miniature, awake, batch):

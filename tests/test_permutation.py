@@ -11,7 +11,7 @@ from foldwright.batch import SCHEMA, Batch, collate
 from foldwright.data.synthetic import synthetic_example
 from foldwright.losses.diffusion import aligned_mse, atom_weights
 from foldwright.permutation import assign_copies, permute_truth, truth_of_copies
-from foldwright.vocabulary import MoleculeType
+from foldwright.vocabulary import RESIDUE_ATOMS, MoleculeType
 
 PROTEIN, LIGAND = MoleculeType.PROTEIN, MoleculeType.LIGAND
 LONG = "ALA GLY SER VAL LEU LYS THR ALA GLY PRO MET ILE".split()
@@ -136,6 +136,38 @@ def test_a_copy_outside_the_crop_is_taken():
     x = moved(whole.atom_coords[:, n:], rng)
     found = permute_truth(batch, x)
     assert torch.equal(found.atom_coords, whole.atom_coords[:, n:])
+
+
+@pytest.mark.parametrize("is_nearer", [False, True])
+def test_a_copy_is_not_taken_for_what_it_lacks(is_nearer):
+    """Of a homodimer the crop holds A. B lacks the tail, which is what the prediction has wrong: B takes its
+    place only if the rest is nearer to it.
+    """
+    rng = np.random.default_rng(12)
+    chains = copies(0, PROTEIN, LONG, 2, rng)
+    n = len(chains[0].coords)
+    tail = sum(len(RESIDUE_ATOMS[code]) for code in LONG[-4:])
+    entry = make_entry(chains, unresolved=range(2 * n - tail, 2 * n))
+    batch = batched(example(entry, np.arange(len(LONG))))
+    x = relabelled(batch, [int(is_nearer)])
+    x[:, n - tail : n] = (
+        batch.atom_coords[:, n - tail : n] + torch.tensor(rng.normal(0, 30, (tail, 3))).float()
+    )
+    found = permute_truth(batch, moved(x, rng))
+    assert torch.equal(found.atom_coords, relabelled(batch, [int(is_nearer)]))
+    assert int(found.atom_resolved.sum()) == n - tail * is_nearer
+
+
+def test_copies_that_show_different_halves_are_exchanged():
+    """No residue is resolved in both: what each copy shows still says where it lies."""
+    rng = np.random.default_rng(13)
+    chains = copies(0, PROTEIN, LONG, 2, rng)
+    n, half = len(chains[0].coords), sum(len(RESIDUE_ATOMS[code]) for code in LONG[:6])
+    entry = make_entry(chains, unresolved=[*range(half, n), *range(n, n + half)])
+    batch, whole = batched(example(entry)), batched(example(make_entry(chains)))
+    x = moved(relabelled(whole, [1, 0]), rng)
+    assert torch.equal(permute_truth(batch, x).atom_coords, relabelled(batch, [1, 0]))
+    assert torch.equal(permute_truth(batch, whole.atom_coords).atom_coords, batch.atom_coords)
 
 
 def test_different_parts_of_two_copies_are_matched():

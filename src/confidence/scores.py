@@ -108,7 +108,8 @@ def has_clash(x: Tensor, atom_asym_id: Tensor, is_polymer: Tensor) -> bool:
     """
     chains = [x[is_polymer & (atom_asym_id == chain)] for chain in atom_asym_id[is_polymer].unique()]
     for first, second in combinations(chains, 2):
-        pairs = int((torch.cdist(first, second) < CLASH_DISTANCE).sum())
+        distance = torch.cdist(first, second, compute_mode="donot_use_mm_for_euclid_dist")
+        pairs = int((distance < CLASH_DISTANCE).sum())
         if pairs > CLASH_PAIRS or pairs > CLASH_FRACTION * min(len(first), len(second)):
             return True
     return False

@@ -127,8 +127,9 @@ def bisector_axes(a: Tensor, b: Tensor, c: Tensor, eps: float = 1e-10) -> Tensor
 
 
 def error_bins(error: Tensor) -> Tensor:
-    """Bin numbers of errors in Å, half an Å each."""
-    return (error * BINS_PER_ANGSTROM).long().clamp(max=N_ERROR_BINS - 1)
+    """Bin numbers of errors in Å, half an Å each; what is not finite is in the last."""
+    number = torch.nan_to_num(error * BINS_PER_ANGSTROM, nan=torch.inf)
+    return number.clamp(max=N_ERROR_BINS - 1).long()
 
 
 def _unit(v: Tensor, eps: float) -> Tensor:

@@ -92,11 +92,13 @@ def confidence_loss(
     """Scalars, averaged over examples: `loss` and its unweighted terms, and the rollout's mean atom LDDT.
 
     x_rollout [B, A, 3] Å is the structure that the logits judge, `batch` the truth permuted onto it. The PAE
-    term stays in the graph at weight zero: every parameter has a gradient in every stage.
+    term stays in the graph at weight zero: every parameter has a gradient in every stage. Of a structure that
+    is not finite there is nothing to learn: neither is the loss.
     """
     targets = confidence_targets(x_rollout, batch)
     terms = {name: term.mean() for name, term in confidence_losses(logits, targets, batch).items()}
     loss = config.confidence * (terms["plddt"] + terms["pde"] + terms["resolved"] + config.pae * terms["pae"])
+    loss = loss + 0.0 * x_rollout.sum()
     scored = targets.plddt_mask
     lddt = torch.where(scored, targets.lddt, 0.0).sum() / scored.sum().clamp(min=1)
     return {"loss": loss, **terms, "rollout_lddt": lddt}

@@ -107,6 +107,15 @@ def test_clashes_count_between_polymer_chains_alone():
     )
 
 
+def test_clashes_do_not_depend_on_where_the_structure_lies():
+    """Distances of 1.25 Å, 7000 Å away from the origin: a product of coordinates would lose them."""
+    x = torch.arange(60.0)[:, None].expand(-1, 3) * 3 + 4000
+    near = x + torch.tensor([1.25, 0.0, 0.0])
+    asym, polymer = torch.arange(120) // 60, torch.ones(120, dtype=torch.bool)
+    assert not scores.has_clash(torch.cat([x, near]), asym, polymer)
+    assert scores.has_clash(torch.cat([x, near - 0.25 * (near - x)]), asym, polymer)
+
+
 def test_the_ranking_score():
     assert scores.ranking_score(0.5, 0.8, 0.1, False) == pytest.approx(0.64 + 0.1 + 0.05)
     assert scores.ranking_score(0.5, None, 0.0, True) == pytest.approx(0.5 - 100)

@@ -130,8 +130,8 @@ def test_axes_are_right_handed_and_orthonormal():
 
 
 def test_bins_are_half_an_angstrom_and_the_last_is_open():
-    errors = torch.tensor([0.0, 0.49, 0.5, 31.4, 31.5, 400.0])
-    assert error_bins(errors).tolist() == [0, 0, 1, 62, 63, 63]
+    errors = torch.tensor([0.0, 0.49, 0.5, 31.4, 31.5, 400.0, 1e30, torch.inf, torch.nan])
+    assert error_bins(errors).tolist() == [0, 0, 1, 62, *[63] * 5]
 
 
 def test_only_experimental_structures_of_sound_resolution_count(batch):

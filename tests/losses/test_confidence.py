@@ -53,6 +53,13 @@ def test_weights_are_those_of_equation_15(batch, x):
     assert float(final["loss"]) == pytest.approx(2.0 * (without + float(terms["pae"])))
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_of_a_rollout_that_is_not_finite_the_loss_is_neither(batch, x, value):
+    x[0, 3] = value
+    terms = confidence_loss(logits_of(batch, 1.0), x, batch, LossConfig(pae=1.0))
+    assert not torch.isfinite(terms["loss"])
+
+
 def test_examples_not_learnt_from_give_zero_attached(batch, x):
     logits = logits_of(batch, 1.0)
     together = confidence_loss(logits, x, batch, LossConfig())

@@ -75,6 +75,7 @@ def test_judged_samples_are_those_of_plain_sampling(miniature, awake, batch):
     x, judged = network.sample_judged(batch, 2, SamplerConfig(steps=2), seed)
     assert torch.equal(x, network.sample(batch, 2, SamplerConfig(steps=2), seed))
     assert [tuple(logits.pae.shape) for logits in judged] == [(2, 20, 20, 64)] * 2
+    assert not any(part.requires_grad for logits in judged for part in vars(logits).values())
 
 
 @pytest.mark.slow
