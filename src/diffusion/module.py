@@ -49,10 +49,10 @@ class SharedConditioning:
 
 @dataclass
 class LevelConditioning:
-    """What depends on one noise level alone; made by DiffusionModule.levels."""
+    """What depends on the noise level alone."""
 
-    embedded: Tensor  # [B, 1, N, c_token], added to the tokens
-    given: list[Given]  # what each block of the token transformer makes of it
+    embedded: Tensor  # [B, 1 or D, N, c_token], added to the tokens
+    given: Tensor | list[Given]  # s [B, 1 or D, N, c_s], or what each block of the transformer makes of it
 
 
 def diffusion_transformer(config: DiffusionConfig, widths: Widths, ops: Ops) -> ConditionedTransformer:
@@ -104,11 +104,12 @@ class DiffusionModule(nn.Module):
 
     def levels(self, c_noise: Tensor, shared: SharedConditioning) -> list[LevelConditioning]:
         """Of T noise levels c_noise [B, T], each the same for all samples of an example."""
-        s = self.conditioning(shared.s, c_noise)
-        embedded, given = self.embed_s(self.norm_s(s)), self.transformer.condition(s)
+        together = self._level(c_noise, shared)
+        assert isinstance(together.given, Tensor)
+        given = self.transformer.condition(together.given)
         return [
-            LevelConditioning(embedded[:, level, None], [at_level(block, level) for block in given])
-            for level in range(s.shape[1])
+            LevelConditioning(together.embedded[:, level, None], [at_level(block, level) for block in given])
+            for level in range(c_noise.shape[1])
         ]
 
     @property
@@ -117,22 +118,17 @@ class DiffusionModule(nn.Module):
         c_token = self.embed_s.weight.shape[0]
         return c_token * (1 + 6 * len(self.transformer))  # two AdaLNs and two gates a block
 
-    def forward(self, r: Tensor, c_noise: Tensor, shared: SharedConditioning) -> Tensor:
-        """r [B, D, A, 3] float32, c_noise [B, D] -> r_update [B, D, A, 3] float32.
+    def forward(self, r: Tensor, noise: Tensor | LevelConditioning, shared: SharedConditioning) -> Tensor:
+        """r [B, D, A, 3] float32; c_noise [B, D], or one of `levels` -> r_update [B, D, A, 3] float32.
 
         The token and atom residual streams are float32 whatever the dtype of the products.
         """
-        s = self.conditioning(shared.s, c_noise)
-        return self._update(r, self.embed_s(self.norm_s(s)), s, shared)
-
-    def denoise_at(self, r: Tensor, level: LevelConditioning, shared: SharedConditioning) -> Tensor:
-        """As `forward`, at one of several `levels`."""
-        return self._update(r, level.embedded, level.given, shared)
-
-    def _update(
-        self, r: Tensor, embedded: Tensor, given: Tensor | list[Given], shared: SharedConditioning
-    ) -> Tensor:
+        level = self._level(noise, shared) if isinstance(noise, Tensor) else noise
         a, q = self.encoder(shared.atoms, r)
-        a = a.to(r.dtype) + embedded
-        a = self.norm_a(self.transformer(a, given, shared.token_biases)).to(embedded.dtype)
+        a = a.to(r.dtype) + level.embedded
+        a = self.norm_a(self.transformer(a, level.given, shared.token_biases)).to(level.embedded.dtype)
         return self.decoder(a, q, shared.atoms.assignment, shared.decoder_given, shared.decoder_biases)
+
+    def _level(self, c_noise: Tensor, shared: SharedConditioning) -> LevelConditioning:
+        s = self.conditioning(shared.s, c_noise)
+        return LevelConditioning(self.embed_s(self.norm_s(s)), s)

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from foldwright.diffusion.module import DiffusionModule, SharedConditioning
+from foldwright.diffusion.module import DiffusionModule, LevelConditioning, SharedConditioning
 
 _ELEMENTS = 1 << 28  # of what is computed of several noise levels at once
 
@@ -43,7 +43,7 @@ def denoise(module: DiffusionModule, x_noisy: Tensor, t_hat: Tensor, shared: Sha
     """D(x; t̂) = c_skip x + c_out F(c_in x; c_noise): x_noisy [B, D, A, 3] Å, t_hat [B, D] Å -> [B, D, A,
     3] Å.
     """
-    return _denoise(lambda r: module(r, c_noise(t_hat), shared), t_hat, x_noisy)
+    return _preconditioned(module, shared, c_noise(t_hat), t_hat, x_noisy)
 
 
 def denoisers(
@@ -61,12 +61,17 @@ def denoisers(
         filled = [shared.s.new_full((examples,), t, dtype=torch.float32) for t in t_hats[start:][:portion]]
         t_hat = torch.stack(filled, 1)
         for number, level in enumerate(module.levels(c_noise(t_hat), shared)):
-            network = partial(module.denoise_at, level=level, shared=shared)
-            yield partial(_denoise, network, t_hat[:, number, None])
+            yield partial(_preconditioned, module, shared, level, t_hat[:, number, None])
 
 
-def _denoise(network: Callable[[Tensor], Tensor], t_hat: Tensor, x_noisy: Tensor) -> Tensor:
+def _preconditioned(
+    module: DiffusionModule,
+    shared: SharedConditioning,
+    noise: Tensor | LevelConditioning,
+    t_hat: Tensor,
+    x_noisy: Tensor,
+) -> Tensor:
     if x_noisy.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"coordinates must be float32 or float64, got {x_noisy.dtype}")
     t = t_hat[..., None, None]
-    return c_skip(t) * x_noisy + c_out(t) * network(c_in(t) * x_noisy)
+    return c_skip(t) * x_noisy + c_out(t) * module(c_in(t) * x_noisy, noise, shared)

@@ -71,6 +71,6 @@ class ConditionedTransformer(Stack):
         """a [B, D, N, c] residual stream; s [B, 1 or D, N, c_s], or what `condition` made of it; biases: one
         a block.
         """
-        for index, bias in enumerate(biases):
-            a = self.run(index, a, s if isinstance(s, Tensor) else s[index], bias)
+        for index in range(len(self)):
+            a = self.run(index, a, s if isinstance(s, Tensor) else s[index], biases[index])
         return a
