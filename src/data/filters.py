@@ -23,6 +23,7 @@ CRYSTALLISATION_AIDS = (
     *("SO4", "GOL", "EDO", "PO4", "ACT", "PEG", "DMS", "TRS"),
     *("PGE", "PG4", "FMT", "EPE", "MPD", "MES", "CD", "IOD"),
 )  # AF3 SI Table 9
+_CRYSTAL_METHODS = ("X-RAY", "NEUTRON", "FIBER", "POWDER", "ELECTRON CRYSTALLOGRAPHY")
 _POLYMER_UNKNOWN = [
     UNKNOWN_RESTYPE[kind] for kind in (MoleculeType.PROTEIN, MoleculeType.RNA, MoleculeType.DNA)
 ]
@@ -74,7 +75,7 @@ def clean(structure: Structure, config: FilterConfig) -> tuple[Structure, dict[s
     structure = _drop(structure, _clashing_chains(structure, config), "clash", counts)
     structure = _drop(structure, _broken_chains(structure, config.max_ca_gap), "chain_break", counts)
     structure = _drop(structure, _distant_chains(structure, config), "distant_chain", counts)
-    if config.drop_crystallisation_aids and "X-RAY" in structure.method:
+    if config.drop_crystallisation_aids and any(word in structure.method for word in _CRYSTAL_METHODS):
         structure = _drop(structure, _aids(structure), "crystallisation_aid", counts)
     return structure, dict(counts)
 

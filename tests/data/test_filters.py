@@ -94,7 +94,10 @@ def test_bonded_atoms_do_not_clash():
 def test_crystallisation_aids_only_in_crystals():
     s = build([GOOD, (LIGAND, "GOL", line((0, 20, 0), 1)), (LIGAND, "ZN", line((0, 30, 0), 1))])
     assert kept(s) == (["A0", "C0"], {"crystallisation_aid": 1})
-    assert kept(replace(s, method="SOLUTION NMR"))[1] == {}
+    for method in ("NEUTRON DIFFRACTION", "ELECTRON CRYSTALLOGRAPHY", "FIBER DIFFRACTION"):
+        assert kept(replace(s, method=method))[1] == {"crystallisation_aid": 1}, method
+    for method in ("SOLUTION NMR", "ELECTRON MICROSCOPY"):
+        assert kept(replace(s, method=method))[1] == {}, method
     assert len(CRYSTALLISATION_AIDS) == 16
 
 
