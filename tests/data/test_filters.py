@@ -91,6 +91,23 @@ def test_bonded_atoms_do_not_clash():
     assert cleaned.bonds.tolist() == [[0, 6]]
 
 
+def test_a_ligand_is_bonded_to_all_copies_of_a_polymer_or_to_none():
+    away = (PROTEIN, "ALA", line((0, 30, 0), 6))
+    ligands = [(LIGAND, "NAG", line((0, y, 0), 1)) for y in (1.9, 31.9)]
+    dimer = build([GOOD, away, *ligands], chain_entity=np.array([0, 0, 1, 1], np.int32))
+
+    def left(pairs, structure=dimer):
+        cleaned, counts = clean(replace(structure, bonds=np.array(pairs, np.int32)), FilterConfig())
+        assert sum(counts.values()) == counts.get("asymmetric_bond", 0) == len(pairs) - len(cleaned.bonds)
+        return cleaned.bonds.tolist()
+
+    assert left([[0, 12], [6, 13], [12, 13]]) == [[0, 12], [6, 13], [12, 13]]
+    assert left([[0, 12], [12, 13]]) == [[12, 13]]
+    assert left([[0, 12], [7, 13]]) == []  # at another residue of the copy
+    different = replace(dimer, chain_entity=np.array([0, 2, 1, 1], np.int32))
+    assert left([[0, 12]], different) == [[0, 12]]
+
+
 def test_crystallisation_aids_only_in_crystals():
     s = build([GOOD, (LIGAND, "GOL", line((0, 20, 0), 1)), (LIGAND, "ZN", line((0, 30, 0), 1))])
     assert kept(s) == (["A0", "C0"], {"crystallisation_aid": 1})
