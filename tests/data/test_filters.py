@@ -9,7 +9,10 @@ from handmade import CORPUS, dictionary
 
 from foldwright.data.filters import CRYSTALLISATION_AIDS, FilterConfig, Rejection, clean, token_centres
 from foldwright.data.mmcif import read_structure
+from foldwright.data.sample import store_path
+from foldwright.data.store import Store
 from foldwright.data.structure import Structure
+from foldwright.data.truth import find_molecules
 from foldwright.vocabulary import RESTYPE_INDEX, MoleculeType
 
 
@@ -106,6 +109,24 @@ def test_a_ligand_is_bonded_to_all_copies_of_a_polymer_or_to_none():
     assert left([[0, 12], [7, 13]]) == []  # at another residue of the copy
     different = replace(dimer, chain_entity=np.array([0, 2, 1, 1], np.int32))
     assert left([[0, 12]], different) == [[0, 12]]
+
+
+def test_copies_with_unequal_glycans_are_interchangeable_once_cleaned():
+    homodimer = Store(store_path()).entry("3o21").structure
+    chain = homodimer.residue_chain[homodimer.atom_residue]
+    of_one = homodimer.bonds[(chain[homodimer.bonds] == 0).any(axis=1)]
+    assert 0 < len(of_one) < len(homodimer.bonds)
+    glycosylated_once = replace(homodimer, bonds=of_one)
+
+    def polymers(structure):
+        return [molecule.signature for molecule in find_molecules(structure) if molecule.is_polymer]
+
+    before = polymers(glycosylated_once)
+    assert before[0] != before[1]
+    cleaned, counts = clean(glycosylated_once, FilterConfig(clash_fraction=1.0))
+    assert counts == {"asymmetric_bond": len(of_one)}
+    after = polymers(cleaned)
+    assert after[0] == after[1]
 
 
 def test_crystallisation_aids_only_in_crystals():
