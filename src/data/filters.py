@@ -25,6 +25,7 @@ CRYSTALLISATION_AIDS = (
     *("PGE", "PG4", "FMT", "EPE", "MPD", "MES", "CD", "IOD"),
 )  # AF3 SI Table 9
 _CRYSTAL_METHODS = ("X-RAY", "NEUTRON", "FIBER", "POWDER", "ELECTRON CRYSTALLOGRAPHY")
+_Joint = tuple[int, int, str, str, str]  # polymer entity, residue in it, atom; ligand component, atom
 _POLYMER_UNKNOWN = [
     UNKNOWN_RESTYPE[kind] for kind in (MoleculeType.PROTEIN, MoleculeType.RNA, MoleculeType.DNA)
 ]
@@ -208,8 +209,8 @@ def _asymmetric_bonds(structure: Structure) -> Bools:
     """
     copies = np.bincount(structure.chain_entity)
     first_residue = np.searchsorted(structure.residue_chain, np.arange(len(structure.chain_name)))
-    holders: dict[tuple[object, ...], set[int]] = defaultdict(set)
-    kinds: list[tuple[object, ...] | None] = []  # what each bond joins; None within ligands or polymers
+    holders: dict[_Joint, set[int]] = defaultdict(set)
+    kinds: list[_Joint | None] = []  # what each bond joins; None within ligands or polymers
     for pair in structure.bonds.tolist():
         residues = structure.atom_residue[pair]
         chains = structure.residue_chain[residues]
