@@ -124,6 +124,12 @@ def test_true_structures_are_nearly_all_valid_and_noise_is_not(store):
     assert noisy["is_valid"] == 0
 
 
+def test_a_depsipeptide_has_no_broken_links(store):
+    target, batch = prepared(store, "1pfe")
+    figures = score(target.entry, target.components, batch, truth_of(target)).figures
+    assert figures["broken_links"] == 0  # a C is bonded to a serine's O in place of the next N
+
+
 def test_a_prediction_of_another_size_is_refused(store):
     target, batch = prepared(store, "5pti")
     with pytest.raises(ValueError, match="expected finite"):
