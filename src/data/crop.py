@@ -135,7 +135,7 @@ def spatial_crop(
 def spatial_interface_crop(
     inputs: CropInput, budget: Budget, preferred: Ints, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """As `spatial_crop`, around a token within 15 Å of another chain; spatial where there is none."""
+    """As `spatial_crop`, around a token of an interface (`interface_tokens`); spatial where there is none."""
     candidates = interface_tokens(inputs, preferred)
     if len(candidates) == 0:
         return spatial_crop(inputs, budget, preferred, rng)
@@ -143,9 +143,11 @@ def spatial_interface_crop(
 
 
 def interface_tokens(inputs: CropInput, preferred: Ints) -> NDArray[np.int64]:
-    """Resolved tokens (of preferred chains) whose centre is within 15 Å of another chain's token centre."""
+    """Resolved tokens whose centre is within 15 Å of another chain's token centre. Of two preferred chains:
+    those near the other of them, so that the crop shows the interface that was drawn; of one: near any.
+    """
     candidates = np.flatnonzero(inputs.resolved & _is_preferred(inputs, preferred))
-    others = np.flatnonzero(inputs.resolved)
+    others = candidates if len(preferred) > 1 else np.flatnonzero(inputs.resolved)
     first, second, _ = pairs_within(inputs.centre[candidates], inputs.centre[others], INTERFACE_DISTANCE)
     other_chain = inputs.chain[candidates[first]] != inputs.chain[others[second]]
     return candidates[np.unique(first[other_chain])]

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which entries and chains are fit to learn from: limits, clashes, breaks, aids (AF3 SI 2.5.4).
+"""Which entries, chains and bonds are fit to learn from: limits, clashes, breaks, aids (AF3 SI 2.5.4), bonds
+that all copies of a polymer have (SI 5.1).
 
 Deviations: an entry of NMR, which has no resolution, passes unless `require_resolution`; atoms bonded to each
 other do not count as clashing, else a small covalent ligand would clash with its own protein.
@@ -8,8 +9,8 @@ other do not count as clashing, else a small covalent ligand would clash with it
 from __future__ import annotations
 
 import zlib
-from collections import Counter
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,8 @@ CRYSTALLISATION_AIDS = (
     *("SO4", "GOL", "EDO", "PO4", "ACT", "PEG", "DMS", "TRS"),
     *("PGE", "PG4", "FMT", "EPE", "MPD", "MES", "CD", "IOD"),
 )  # AF3 SI Table 9
+_CRYSTAL_METHODS = ("X-RAY", "NEUTRON", "FIBER", "POWDER", "ELECTRON CRYSTALLOGRAPHY")
+_Joint = tuple[int, int, str, str, str]  # polymer entity, residue in it, atom; ligand component, atom
 _POLYMER_UNKNOWN = [
     UNKNOWN_RESTYPE[kind] for kind in (MoleculeType.PROTEIN, MoleculeType.RNA, MoleculeType.DNA)
 ]
@@ -59,11 +62,11 @@ class FilterConfig:
 
 
 def clean(structure: Structure, config: FilterConfig) -> tuple[Structure, dict[str, int]]:
-    """Apply every filter in the paper's order; returns the structure kept and dropped chains by reason.
+    """Apply every filter in the paper's order; returns the structure kept and what was dropped by reason.
 
-    Reasons: "unknown_chain", "clash", "short_chain" (too few resolved residues), "chain_break",
-    "distant_chain" (beyond max_chains), "crystallisation_aid". Raises Rejection: "resolution",
-    "release_date", "too_many_chains", "no_chains".
+    Chains: "unknown_chain", "clash", "short_chain" (too few resolved residues), "chain_break",
+    "distant_chain" (beyond max_chains), "crystallisation_aid". Bonds: "asymmetric_bond". Raises Rejection:
+    "resolution", "release_date", "too_many_chains", "no_chains".
     """
     _check_entry(structure, config)
     counts: Counter[str] = Counter()
@@ -73,8 +76,9 @@ def clean(structure: Structure, config: FilterConfig) -> tuple[Structure, dict[s
     )
     structure = _drop(structure, _clashing_chains(structure, config), "clash", counts)
     structure = _drop(structure, _broken_chains(structure, config.max_ca_gap), "chain_break", counts)
+    structure = _drop_bonds(structure, _asymmetric_bonds(structure), counts)
     structure = _drop(structure, _distant_chains(structure, config), "distant_chain", counts)
-    if config.drop_crystallisation_aids and "X-RAY" in structure.method:
+    if config.drop_crystallisation_aids and any(word in structure.method for word in _CRYSTAL_METHODS):
         structure = _drop(structure, _aids(structure), "crystallisation_aid", counts)
     return structure, dict(counts)
 
@@ -104,6 +108,13 @@ def _drop(structure: Structure, unfit: Bools, reason: str, counts: Counter[str])
     if unfit.all():
         raise Rejection("no_chains", f"no chain is left after the filters: {dict(counts)}")
     return keep_chains(structure, ~unfit)
+
+
+def _drop_bonds(structure: Structure, unfit: Bools, counts: Counter[str]) -> Structure:
+    if not unfit.any():
+        return structure
+    counts["asymmetric_bond"] += int(unfit.sum())
+    return replace(structure, bonds=structure.bonds[~unfit])
 
 
 def _unknown_chains(structure: Structure) -> Bools:
@@ -189,6 +200,35 @@ def _aids(structure: Structure) -> Bools:
     other = ~np.isin(structure.residue_component, CRYSTALLISATION_AIDS)
     others = _sum_by(structure.residue_chain, other, len(structure.chain_name))
     return ~_polymers(structure) & (others == 0)
+
+
+def _asymmetric_bonds(structure: Structure) -> Bools:
+    """[E] bonds of a polymer with a ligand that not every copy of the polymer has (AF3 SI 5.1).
+
+    Which copy has it would be told by `token_bonds`, and copies that differ in it could not be exchanged.
+    """
+    copies = np.bincount(structure.chain_entity)
+    first_residue = np.searchsorted(structure.residue_chain, np.arange(len(structure.chain_name)))
+    holders: dict[_Joint, set[int]] = defaultdict(set)
+    kinds: list[_Joint | None] = []  # what each bond joins; None within ligands or polymers
+    for pair in structure.bonds.tolist():
+        residues = structure.atom_residue[pair]
+        chains = structure.residue_chain[residues]
+        ligand = structure.chain_type[chains] == MoleculeType.LIGAND
+        if ligand[0] == ligand[1]:
+            kinds.append(None)
+            continue
+        own, other = (0, 1) if ligand[1] else (1, 0)
+        chain = int(chains[own])
+        kind = (
+            int(structure.chain_entity[chain]), int(residues[own] - first_residue[chain]),
+            str(structure.atom_name[pair[own]]), str(structure.residue_component[residues[other]]),
+            str(structure.atom_name[pair[other]]),
+        )  # fmt: skip
+        kinds.append(kind)
+        holders[kind].add(chain)
+    lacking = [kind is not None and len(holders[kind]) < copies[kind[0]] for kind in kinds]
+    return np.array(lacking, np.bool_)
 
 
 def _distant_chains(structure: Structure, config: FilterConfig) -> Bools:

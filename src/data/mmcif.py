@@ -146,6 +146,7 @@ def _polymer(
     declared = entry.polymer_type.get(entity, "")
     chain_type = polymer_type(declared, [options[0] for options in sequence])
     counts.update(["hybrid_polymer"] * ("hybrid" in declared) + ["d_peptide"] * ("peptide(d)" in declared))
+    is_typed = chain_type != MoleculeType.LIGAND  # else bonded, unless it is alone
     residues = []
     for number, options in enumerate(sequence, start=1):
         seen = rows.get(str(number), {})
@@ -153,7 +154,7 @@ def _polymer(
         if seen and component not in seen:
             counts["sequence_mismatch"] += 1
         observed = _observed(entry.atoms, seen.get(component, []))
-        ends = (number == 1, number == len(sequence))
+        ends = (number == 1 and (is_typed or len(sequence) == 1), number == len(sequence))
         residues.append(
             expected_residue(str(number), number, component, chain_type, ends, observed, dictionary, counts)
         )

@@ -175,8 +175,9 @@ def _chain(
         except Rejection as rejection:
             raise ValueError(f"chain {name!r}: {rejection.detail}") from rejection
         residues.append(residue)
+    # As in a file: glycans of other linkages are other entities, a ligand is one wherever it is bonded.
     bonds = tuple(sorted((number, tuple(sorted(atoms))) for (own, number), atoms in bonded.items()
-                         if own == name and is_ligand))  # fmt: skip
+                         if own == name and is_ligand and size > 1))  # fmt: skip
     return Chain(chain.kind, (chain.kind, chain.components, bonds), residues)
 
 

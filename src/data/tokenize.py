@@ -101,7 +101,8 @@ def _bonds_among(code: str, names: list[str], components: Mapping[str, Component
 def _backbone_links(structure: Structure) -> Ints:
     """C-N and O3'-P atom pairs of neighbouring residues of a polymer of which one or both are atomised.
 
-    Pairs seen far apart are left out: depsipeptides and branched peptides join some neighbours otherwise.
+    Pairs seen far apart are left out: depsipeptides and branched peptides join some neighbours otherwise. So
+    are, where nothing is seen (in prediction), those whose C or O3' is bonded elsewhere.
     """
     same_chain = structure.residue_chain[1:] == structure.residue_chain[:-1]
     consecutive = structure.residue_index[1:] - structure.residue_index[:-1] == 1
@@ -115,7 +116,9 @@ def _backbone_links(structure: Structure) -> Ints:
     pairs = pairs[(pairs >= 0).all(axis=1)]
     difference = structure.atom_coords[pairs[:, 0]] - structure.atom_coords[pairs[:, 1]]
     apart = np.linalg.norm(difference, axis=1) > MAX_BOND_LENGTH
-    return pairs[~(apart & structure.atom_resolved[pairs].all(axis=1))].astype(np.int32)
+    seen = structure.atom_resolved[pairs].all(axis=1)
+    elsewhere = np.isin(pairs[:, 0], structure.bonds)
+    return pairs[~np.where(seen, apart, elsewhere)].astype(np.int32)
 
 
 def _polymer_ligand_bonds(structure: Structure) -> Ints:

@@ -28,11 +28,13 @@ Coords = NDArray[np.floating]
 Bools = NDArray[np.bool_]
 
 
-def lddt_by_kind(structure: Structure, x: Coords, x_true: Coords, resolved: Bools) -> dict[str, float]:
+def lddt_by_kind(
+    structure: Structure, x: Coords, x_true: Coords, resolved: Bools, predicted: Bools | None = None
+) -> dict[str, float]:
     """Means over the chains, or interfaces, of each kind that the target has; names as in `selection`.
 
-    x, x_true [L, 3] Å of all atoms, resolved [L]. `unresolved_rasa` is the mean accessible share of protein
-    residues without a resolved atom, at most 1.
+    x, x_true [L, 3] Å of all atoms, resolved [L]; predicted [L]: those that x has, all if None.
+    `unresolved_rasa` is the mean accessible share of protein residues without a resolved atom, at most 1.
     """
     found: dict[str, list[float]] = defaultdict(list)
     chain = structure.residue_chain[structure.atom_residue]
@@ -48,7 +50,8 @@ def lddt_by_kind(structure: Structure, x: Coords, x_true: Coords, resolved: Bool
     for a, b in interfaces(structure, x_true, resolved):
         found[interface_kind(structure, a, b)].append(interface_lddt(structure, x, x_true, resolved, a, b))
     means = {kind: float(np.nanmean(v)) for kind, v in found.items() if np.isfinite(v).any()}
-    return means | _unresolved(structure, x, resolved)
+    present = np.ones(len(x), np.bool_) if predicted is None else predicted
+    return means | _unresolved(structure, x, resolved, present)
 
 
 def interface_kind(structure: Structure, a: int, b: int) -> str:
@@ -96,11 +99,11 @@ def _lddt(
     return float(lddt(predicted, true, every, torch.from_numpy(np.array(group)), radius))
 
 
-def _unresolved(structure: Structure, x: Coords, resolved: Bools) -> dict[str, float]:
+def _unresolved(structure: Structure, x: Coords, resolved: Bools, present: Bools) -> dict[str, float]:
     shown = np.bincount(structure.atom_residue, weights=resolved, minlength=len(structure.residue_chain)) > 0
     protein = structure.chain_type[structure.residue_chain] == MoleculeType.PROTEIN
     if not (protein & ~shown).any():
         return {}
-    area = relative_surface(structure, x.astype(np.float32), np.ones(len(x), np.bool_))[~shown & protein]
+    area = relative_surface(structure, x.astype(np.float32), present)[~shown & protein]
     known = area[np.isfinite(area)]
     return {"unresolved_rasa": float(np.minimum(known, 1.0).mean())} if len(known) else {}

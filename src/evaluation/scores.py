@@ -53,9 +53,16 @@ def permuted_truth(batch: Batch, x: Coords) -> tuple[Coords, Bools]:
     )
 
 
-def score(entry: Entry, components: Mapping[str, Component], batch: Batch, x: Coords) -> Scores:
+def score(
+    entry: Entry,
+    components: Mapping[str, Component],
+    batch: Batch,
+    x: Coords,
+    predicted: Bools | None = None,
+) -> Scores:
     """All metrics of a prediction x [L, 3] Å of an entry; `batch`: its features, of one, with labels.
 
+    predicted [L]: atoms that are there, all if None; the others' x is finite and counts for nothing.
     ValueError where x has another shape or is not finite.
     """
     structure = entry.structure
@@ -64,17 +71,19 @@ def score(entry: Entry, components: Mapping[str, Component], batch: Batch, x: Co
             f"{structure.entry_id}: got coordinates {x.shape}, expected finite {structure.atom_coords.shape}"
         )
     x = np.asarray(x, np.float64)
+    predicted = np.ones(len(x), np.bool_) if predicted is None else predicted
     x_true, resolved = permuted_truth(batch, x)
+    resolved &= predicted  # an exchanged copy may show what this one was not predicted of
     pairs = [
         _interface(structure, x, x_true, resolved, a, b) for a, b in interfaces(structure, x_true, resolved)
     ]
     ligands = _ligands(entry, components, x, x_true, resolved)
     figures = {
         **_whole(entry, x, x_true, resolved),
-        **lddt_by_kind(structure, x, x_true, resolved),
+        **lddt_by_kind(structure, x, x_true, resolved, predicted),
         **_mean_of(pairs, "dockq"),
         **_mean_of(ligands, "ligand_rmsd"),
-        **_validity(entry, components, x),
+        **_validity(entry, components, x, predicted),
     }
     if rmsds := [r["ligand_rmsd"] for r in ligands if np.isfinite(r["ligand_rmsd"])]:
         figures["ligand_success"] = float((np.array(rmsds) <= SUCCESS).mean())
@@ -156,8 +165,9 @@ def _ligands(
     return records
 
 
-def _validity(entry: Entry, components: Mapping[str, Component], x: Coords) -> dict[str, float]:
-    present = np.ones(len(x), np.bool_)
+def _validity(
+    entry: Entry, components: Mapping[str, Component], x: Coords, present: Bools
+) -> dict[str, float]:
     total = Validity()
     for each in check_structure(entry.structure, components, entry.atom_reference, x, present):
         total.add(each)
@@ -172,7 +182,7 @@ def _validity(entry: Entry, components: Mapping[str, Component], x: Coords) -> d
         "wrong_hands": share(total.wrong_hands, total.centres),
         "bent_rings": share(total.bent_rings, total.rings),
         "broken_links": share(broken, links),
-        "clashes_per_1000_atoms": 1000 * total.clashes / len(x),
+        "clashes_per_1000_atoms": 1000 * total.clashes / max(int(present.sum()), 1),
         "is_valid": float(total.is_valid and not broken),
     }
 

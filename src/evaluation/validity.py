@@ -191,14 +191,14 @@ def _joined_residues(structure: Structure) -> set[tuple[int, int]]:
 
 def backbone_links(structure: Structure, coords: Coords, present: NDArray[np.bool_]) -> tuple[int, int]:
     """How many peptide and phosphodiester bonds between neighbours there are, and how many are longer than
-    2.4 Å or shorter than 1 Å.
+    2.4 Å or shorter than 1 Å; where C or O3' is bonded elsewhere (depsipeptides) there is none.
     """
     kind = structure.chain_type[structure.residue_chain]
     is_protein, is_ligand = kind == MoleculeType.PROTEIN, kind == MoleculeType.LIGAND
     donor = np.where(is_protein, atoms_named(structure, "C"), atoms_named(structure, "O3'"))[:-1]
     acceptor = np.where(is_protein, atoms_named(structure, "N"), atoms_named(structure, "P"))[1:]
     same = (structure.residue_chain[1:] == structure.residue_chain[:-1]) & ~is_ligand[1:]
-    same &= (donor >= 0) & (acceptor >= 0)
+    same &= (donor >= 0) & (acceptor >= 0) & ~np.isin(donor, structure.bonds)
     donor, acceptor = donor[same], acceptor[same]
     both = present[donor] & present[acceptor]
     length = np.linalg.norm(coords[donor[both]] - coords[acceptor[both]], axis=1)

@@ -21,7 +21,10 @@ from foldwright.evaluation.selection import INITIAL, selection_score
 EXAMPLES = "examples"
 SUMMARY = "summary.json"
 _KEYS = ("target", "seed", "sample")
-_LOWER_IS_BETTER = ("rmsd", "ligand_rmsd")
+_LOWER_IS_BETTER = {
+    "rmsd", "ligand_rmsd", "gpde", "missing_chains", "plddt_calibration_error", "pae_calibration_error",
+    "bad_bonds", "bad_angles", "wrong_hands", "bent_rings", "broken_links", "clashes_per_1000_atoms",
+}  # fmt: skip
 _SEED = 0
 
 

@@ -31,7 +31,7 @@ from foldwright.data.filters import Rejection
 from foldwright.data.mmcif import read_structure
 from foldwright.data.query_example import Components, Target, structure_target
 from foldwright.data.store import Store, is_store
-from foldwright.data.structure import Component, Floats, Structure
+from foldwright.data.structure import Bools, Component, Floats, Structure
 from foldwright.data.tables import read_table
 from foldwright.diffusion.sampler import SamplerConfig
 from foldwright.evaluation.calibration import calibrate
@@ -170,7 +170,9 @@ def score_prediction(
     matched = match(truth, named_as(truth, truths.components, predicted.read))
     target = structure_target(matched.truth, truths.components)
     batch = collate([target.example(0, 1, 1, 0)], {})
-    found = score(target.entry, target.components, batch, _filled(matched.truth, matched.coords))
+    predicted_atoms = matched.source >= 0
+    x = _filled(matched.coords, predicted_atoms)
+    found = score(target.entry, target.components, batch, x, predicted_atoms)
     key = {"target": predicted.target, "seed": predicted.seed, "sample": predicted.sample}
     confidence = {
         name: predicted.scores[name]
@@ -188,12 +190,10 @@ def score_prediction(
     }
 
 
-def _filled(structure: Structure, coords: Floats) -> Floats:
+def _filled(coords: Floats, known: Bools) -> Floats:
     """Atoms that were not predicted stand at the middle of what was: they do not count, but are finite."""
-    known = np.flatnonzero(np.abs(coords).max(axis=1, initial=0))
-    filled = np.broadcast_to(coords[known].mean(axis=0) if len(known) else 0.0, coords.shape).copy()
-    filled[known] = coords[known]
-    return filled
+    middle = coords[known].mean(axis=0) if known.any() else np.zeros(3, np.float32)
+    return np.where(known[:, None], coords, middle)
 
 
 def _calibration(predicted: Predicted, target: Target, batch: Batch, matched: Matched) -> dict[str, float]:

@@ -140,6 +140,11 @@ def test_interface_tokens_are_those_near_another_chain():
     np.testing.assert_array_equal(interface_tokens(tokens, ANY), expected)
     of_ligand = interface_tokens(tokens, np.array([2], np.int32))
     np.testing.assert_array_equal(of_ligand, expected[tokens.chain[expected] == 2])
+    pair = np.array([0, 2], np.int32)
+    among = np.isin(tokens.chain, pair)
+    drawn = np.flatnonzero((near & other & both & among[:, None] & among[None]).any(1))
+    assert 0 < len(drawn) < (among[expected]).sum()  # chain 0 is near chain 1, too
+    np.testing.assert_array_equal(interface_tokens(tokens, pair), drawn)
 
 
 def test_far_chains_have_no_interface_and_are_cropped_spatially():

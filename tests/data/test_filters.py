@@ -9,7 +9,10 @@ from handmade import CORPUS, dictionary
 
 from foldwright.data.filters import CRYSTALLISATION_AIDS, FilterConfig, Rejection, clean, token_centres
 from foldwright.data.mmcif import read_structure
+from foldwright.data.sample import store_path
+from foldwright.data.store import Store
 from foldwright.data.structure import Structure
+from foldwright.data.truth import find_molecules
 from foldwright.vocabulary import RESTYPE_INDEX, MoleculeType
 
 
@@ -91,10 +94,48 @@ def test_bonded_atoms_do_not_clash():
     assert cleaned.bonds.tolist() == [[0, 6]]
 
 
+def test_a_ligand_is_bonded_to_all_copies_of_a_polymer_or_to_none():
+    away = (PROTEIN, "ALA", line((0, 30, 0), 6))
+    ligands = [(LIGAND, "NAG", line((0, y, 0), 1)) for y in (1.9, 31.9)]
+    dimer = build([GOOD, away, *ligands], chain_entity=np.array([0, 0, 1, 1], np.int32))
+
+    def left(pairs, structure=dimer):
+        cleaned, counts = clean(replace(structure, bonds=np.array(pairs, np.int32)), FilterConfig())
+        assert sum(counts.values()) == counts.get("asymmetric_bond", 0) == len(pairs) - len(cleaned.bonds)
+        return cleaned.bonds.tolist()
+
+    assert left([[0, 12], [6, 13], [12, 13]]) == [[0, 12], [6, 13], [12, 13]]
+    assert left([[0, 12], [12, 13]]) == [[12, 13]]
+    assert left([[0, 12], [7, 13]]) == []  # at another residue of the copy
+    different = replace(dimer, chain_entity=np.array([0, 2, 1, 1], np.int32))
+    assert left([[0, 12]], different) == [[0, 12]]
+
+
+def test_copies_with_unequal_glycans_are_interchangeable_once_cleaned():
+    homodimer = Store(store_path()).entry("3o21").structure
+    chain = homodimer.residue_chain[homodimer.atom_residue]
+    of_one = homodimer.bonds[(chain[homodimer.bonds] == 0).any(axis=1)]
+    assert 0 < len(of_one) < len(homodimer.bonds)
+    glycosylated_once = replace(homodimer, bonds=of_one)
+
+    def polymers(structure):
+        return [molecule.signature for molecule in find_molecules(structure) if molecule.is_polymer]
+
+    before = polymers(glycosylated_once)
+    assert before[0] != before[1]
+    cleaned, counts = clean(glycosylated_once, FilterConfig(clash_fraction=1.0))
+    assert counts == {"asymmetric_bond": len(of_one)}
+    after = polymers(cleaned)
+    assert after[0] == after[1]
+
+
 def test_crystallisation_aids_only_in_crystals():
     s = build([GOOD, (LIGAND, "GOL", line((0, 20, 0), 1)), (LIGAND, "ZN", line((0, 30, 0), 1))])
     assert kept(s) == (["A0", "C0"], {"crystallisation_aid": 1})
-    assert kept(replace(s, method="SOLUTION NMR"))[1] == {}
+    for method in ("NEUTRON DIFFRACTION", "ELECTRON CRYSTALLOGRAPHY", "FIBER DIFFRACTION"):
+        assert kept(replace(s, method=method))[1] == {"crystallisation_aid": 1}, method
+    for method in ("SOLUTION NMR", "ELECTRON MICROSCOPY"):
+        assert kept(replace(s, method=method))[1] == {}, method
     assert len(CRYSTALLISATION_AIDS) == 16
 
 

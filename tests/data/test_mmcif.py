@@ -135,6 +135,14 @@ def test_unusual_polymers_are_kept_and_counted(tmp_path):
     assert s.chain_type.tolist() == [0, 3, 3, 0, 3, 3, 1]
 
 
+def test_the_first_residue_of_a_polymer_of_no_known_type_is_bonded(tmp_path):
+    s = read_text(mmcif_text().replace("'polypeptide(L)'", "'polysaccharide(D)'"), tmp_path)
+    assert s.chain_type[0] == MoleculeType.LIGAND
+    first = s.atom_name[s.atom_residue == 0]
+    assert "C" in first
+    assert "OXT" not in first  # it leaves on bonding, and is not seen
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(ValueError, match=r"nothing\.cif: no such file"):
         read_structure(tmp_path / "nothing.cif", dictionary())

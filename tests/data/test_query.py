@@ -89,6 +89,15 @@ def test_a_bond_keeps_what_it_names_and_drops_what_leaves():
     assert len(set(structure.chain_entity.tolist())) == 3
 
 
+def test_a_ligand_is_one_entity_bonded_or_free():
+    asparagine = ChainInput(("A",), MoleculeType.PROTEIN, ("GLY", "ASN", "GLY"))
+    sugar = ChainInput(("G", "F"), MoleculeType.LIGAND, ("NAG",))
+    bond = (BondEnd("A", 2, "ND2"), BondEnd("G", 1, "C1"))
+    structure = structure_of(Query("glycan", chains=(asparagine, sugar), bonds=(bond,)))
+    assert structure.chain_entity.tolist() == [0, 1, 1]  # as `read_structure` numbers them
+    assert structure.chain_sym.tolist() == [0, 0, 1]
+
+
 @pytest.mark.parametrize("smiles", ["C[C@H](N)C(=O)O", "C[C@@H](N)C(=O)O", "O=C(O)/C=C/C(=O)O", "c1ccncc1"])
 def test_smiles_keep_their_chemistry(tmp_path, smiles):
     path = write(tmp_path, sequences=[{"ligand": {"id": ["L", "M"], "smiles": smiles}}])

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tokens of a hand-written entry, and invariants over real ones."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from handmade import CORPUS, components_of, dictionary, mmcif_text
 
 from foldwright.data.mmcif import read_structure
+from foldwright.data.sample import store_path
+from foldwright.data.store import Store
 from foldwright.data.structure import keep_chains
 from foldwright.data.tokenize import tokenize
 from foldwright.vocabulary import MoleculeType
@@ -73,6 +77,21 @@ def test_glycosidic_bond(hand):
     for polymer, ligand in t.polymer_ligand_bonds:
         assert (s.atom_name[polymer], s.atom_name[ligand]) == ("ND2", "C1")
         assert s.chain_type[s.residue_chain[s.atom_residue[ligand]]] == MoleculeType.LIGAND
+
+
+@pytest.mark.parametrize("name", ["1pfe", "1as5", "1ehz"])
+def test_bonds_are_the_same_without_coordinates(name):
+    """As in prediction; in 1pfe, a depsipeptide, a C is bonded to a serine's O in place of the next N."""
+    store = Store(store_path())
+    structure = store.entry(name).structure
+    nothing = replace(
+        structure,
+        atom_coords=np.zeros_like(structure.atom_coords),
+        atom_resolved=np.zeros_like(structure.atom_resolved),
+    )
+    shown, unseen = (tokenize(s, store.components).token_bonds for s in (structure, nothing))
+    assert len(shown)
+    np.testing.assert_array_equal(unseen, shown)
 
 
 def test_missing_component(hand):

@@ -74,6 +74,23 @@ def test_swapped_chains_are_still_perfect(store):
     assert_perfect(score(target.entry, target.components, batch, swapped).figures)
 
 
+def test_atoms_that_were_not_predicted_count_for_nothing(store):
+    target, batch = prepared(store, "2beg")
+    structure, x = target.structure, truth_of(target)
+    molecules = find_molecules(structure)
+    swapped = x.copy()
+    for place, source in enumerate([2, 0, 4, 1, 3]):
+        swapped[molecules[place].atoms] = x[molecules[source].atoms]
+    predicted = structure.atom_resolved.copy()
+    predicted[molecules[0].atoms[-40:]] = False  # of one copy alone, whose truth the permutation brings back
+    swapped[~predicted] = x.mean(axis=0)
+    figures = score(target.entry, target.components, batch, swapped, predicted).figures
+    assert_perfect(figures)
+    for name in ("bad_bonds", "bad_angles", "wrong_hands", "broken_links", "clashes_per_1000_atoms"):
+        assert figures[name] == 0, name
+    assert "unresolved_rasa" not in figures  # residues that the prediction does not have either
+
+
 def test_relabelled_rings_are_still_perfect_and_mirrors_are_not(store):
     target, batch = prepared(store, "5pti")
     structure, x = target.structure, truth_of(target)
@@ -105,6 +122,12 @@ def test_true_structures_are_nearly_all_valid_and_noise_is_not(store):
     assert noisy["clashes_per_1000_atoms"] > 10
     assert noisy["lddt"] < 0.9
     assert noisy["is_valid"] == 0
+
+
+def test_a_depsipeptide_has_no_broken_links(store):
+    target, batch = prepared(store, "1pfe")
+    figures = score(target.entry, target.components, batch, truth_of(target)).figures
+    assert figures["broken_links"] == 0  # a C is bonded to a serine's O in place of the next N
 
 
 def test_a_prediction_of_another_size_is_refused(store):

@@ -38,6 +38,8 @@ def test_truth_against_itself_and_noise_compared(truths, tmp_path, capsys):
     for row in rows:
         assert row["lddt"] == pytest.approx(1)
         assert row["rmsd"] == pytest.approx(0, abs=2e-3)
+        assert row["bad_bonds"] == row["bad_angles"] == row["broken_links"] == 0  # some atoms are missing
+        assert row["clashes_per_1000_atoms"] < 1
     noisy = [str(truths / "noisy"), f"--truth={store_path()}", f"--out={tmp_path / 'b'}"]
     assert evaluate.main(noisy) == 0
     summary = json.loads((tmp_path / "b" / "summary.json").read_text())
