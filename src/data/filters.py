@@ -57,6 +57,7 @@ class FilterConfig:
     max_ca_gap: float = 10.0
     max_chains: int = 20
     interface_distance: float = 15.0
+    drop_asymmetric_bonds: bool = True
     drop_crystallisation_aids: bool = True
     seed: int = 0  # of the choice of chains in assemblies of more than max_chains
 
@@ -76,7 +77,8 @@ def clean(structure: Structure, config: FilterConfig) -> tuple[Structure, dict[s
     )
     structure = _drop(structure, _clashing_chains(structure, config), "clash", counts)
     structure = _drop(structure, _broken_chains(structure, config.max_ca_gap), "chain_break", counts)
-    structure = _drop_bonds(structure, _asymmetric_bonds(structure), counts)
+    if config.drop_asymmetric_bonds:
+        structure = _drop_bonds(structure, _asymmetric_bonds(structure), counts)
     structure = _drop(structure, _distant_chains(structure, config), "distant_chain", counts)
     if config.drop_crystallisation_aids and any(word in structure.method for word in _CRYSTAL_METHODS):
         structure = _drop(structure, _aids(structure), "crystallisation_aid", counts)

@@ -99,6 +99,7 @@ _FILTERS = {  # what FilterConfig's limits are, which are options of the same na
     "max_ca_gap": "in Å between neighbours; protein chains with a larger one are dropped",
     "max_chains": "larger assemblies are cut down to an interface",
     "interface_distance": "in Å, of the token centres at which such an interface is sought",
+    "drop_asymmetric_bonds": "of a ligand with some copies of a polymer but not all",
     "drop_crystallisation_aids": "of crystal structures (16 components)",
     "seed": "of the choice of that interface",
 }
