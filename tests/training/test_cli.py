@@ -31,6 +31,16 @@ def test_a_typo_ends_in_one_line(tmp_path):
     assert list(tmp_path.iterdir()) == [], "nothing may be left behind"
 
 
+def test_a_run_directory_that_cannot_be_made_ends_in_one_line(tmp_path):
+    (tmp_path / "runs").write_text("a file")
+    result = command(tmp_path, "data=sample")
+    assert result.returncode == 1
+    assert result.stderr.startswith(
+        "error: paths.run_dir: runs/structure cannot be written (Not a directory)"
+    )
+    assert result.stderr.count("\n") == 1
+
+
 def test_cfg_job_shows_the_cluster_configuration(tmp_path):
     result = command(
         tmp_path, "stage=structure", "model=base", "data=pdb", "data.root=/x", "trainer=fsdp", "--cfg", "job"
