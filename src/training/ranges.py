@@ -24,6 +24,7 @@ RULES: tuple[Rule, ...] = (
             "validation.msa_rows",
             "data.max_attempts", "affinity.batch", "affinity.groups.size", "affinity.pose.samples",
             "affinity.pose.cycles", "affinity.pose.msa_rows", "affinity.pose.max_tokens",
+            "model.widths.*", "model.*heads", "model.*expansion", "model.*.c_*",
             "profile.first", "profile.rows", "losses.smooth_lddt_chunk", "optimizer.max_skipped_in_a_row",
         ),
     ),
@@ -31,7 +32,8 @@ RULES: tuple[Rule, ...] = (
         "0 or more",
         lambda value: value >= 0,
         (
-            "seed", "data.n_templates", "loader.workers", "profile.steps", "*.gradient_norms_every",
+            "seed", "model.trunk.*.blocks", "model.diffusion.*blocks", "model.confidence.*.blocks",
+            "data.n_templates", "loader.workers", "profile.steps", "*.gradient_norms_every",
             "trainer.devices", "trainer.shard_size", "schedule.lr", "schedule.warmup_steps",
             "optimizer.weight_decay", "losses.diffusion", "losses.smooth_lddt", "losses.bond",
             "losses.distogram", "losses.confidence", "losses.pae", "*.sampler.gamma_*",

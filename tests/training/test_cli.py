@@ -63,6 +63,9 @@ def test_cfg_job_shows_the_cluster_configuration(tmp_path):
         (["global_batch=3", "trainer.batch_per_device=2"], "global_batch: got 3"),
         (["curriculum.initial.crop_atoms=33"], "expected a multiple of 32"),
         (["kernels.default=magic"], "kernels.default"),
+        (["model.trunk.pairformer.single_heads=3"], "heads: got 3 for 64 channels, expected a divisor"),
+        (["model.diffusion.heads=3"], "heads: got 3 for 128 channels"),
+        (["model.trunk.atom.heads=3"], "heads: got 3 for 32 channels"),
     ],
 )
 def test_what_cannot_run_is_refused_before_anything_is_written(runs, overrides, message):
