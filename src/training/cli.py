@@ -31,6 +31,7 @@ from foldwright.training import checkpoint, hand_off
 from foldwright.training.affinity_objective import affinity_objective
 from foldwright.training.callbacks import Checkpointer, Meter
 from foldwright.training.checkpoint import CheckpointError
+from foldwright.training.checkpoint_writer import WriteError
 from foldwright.training.config import (
     CONFIG_MODULE,
     CONFIG_NAME,
@@ -84,7 +85,7 @@ def main() -> None:
 def _run(composed: DictConfig) -> None:
     try:
         train(build(composed))
-    except (ConfigError, CheckpointError) as error:
+    except (ConfigError, CheckpointError, WriteError) as error:
         _refuse(error)
     except LostRankError as error:  # the process group cannot be taken down in order any more
         print(f"error: {error}", file=sys.stderr, flush=True)
