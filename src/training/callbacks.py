@@ -116,6 +116,12 @@ class Checkpointer(L.Callback):
             self.writer.finish()
         except RuntimeError as error:
             self.console.print(f"[red]{escape(str(error))}[/]")
+        if isinstance(exception, KeyboardInterrupt):
+            kept = self.writer.latest or "none yet"
+            self.console.print(
+                f"[bold]interrupted[/] after step {trainer.global_step:,}; newest checkpoint: {kept}. The "
+                "same command resumes there. SIGTERM (kill PID) would have saved the running step first"
+            )
 
     def _note_sigterm(self, number: int, frame: FrameType | None) -> None:
         self._sigterm = True
