@@ -4,4 +4,5 @@
 
 from foldwright.inference.crop_gap import main
 
-raise SystemExit(main())
+if __name__ == "__main__":
+    raise SystemExit(main())

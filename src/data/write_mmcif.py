@@ -56,9 +56,9 @@ def write_structure(
     """Write one model as .cif (or .cif.gz, by the name of `path`).
 
     coords [L, 3] in Å for all atoms of the structure; b_factors [L] in Å² (or a confidence), 0 if None;
-    mask [L]: atoms to write, all if None. `dictionary` gives components their exact types, and the charges
-    and bond orders of those that are no standard residues; without it types follow from
-    the chain. Raises ValueError if sizes differ or a written coordinate is not finite.
+    mask [L]: atoms to write, all if None. `dictionary` gives components their exact types, and charges and
+    bond orders where some are no standard residues; without it types follow from the chain.
+    Raises ValueError if sizes differ or a written coordinate is not finite.
     """
     size = len(structure.atom_name)
     b_factors = np.zeros(size, np.float32) if b_factors is None else b_factors
@@ -149,13 +149,13 @@ def _write_components(block: gemmi.cif.Block, structure: Structure, dictionary: 
         types[component] = MoleculeType(kind) if previous == MoleculeType.LIGAND else previous
     rows = [(code, _component_type(code, kind, dictionary)) for code, kind in sorted(types.items())]
     _loop(block, "_chem_comp.", ["id", "type"], iter(rows))
-    if dictionary is not None:
-        atomised = np.unique(structure.residue_component[structure.residue_atomised]).tolist()
-        write_chemistry(block, [dictionary.with_hydrogens(code) for code in atomised if code in dictionary])
+    if dictionary is not None and structure.residue_atomised.any():
+        # of all or of none: biotite takes what a file does not describe, standard residues too, as unbonded
+        write_chemistry(block, [dictionary.with_hydrogens(code) for code, _ in rows if code in dictionary])
 
 
 def write_chemistry(block: gemmi.cif.Block, definitions: Sequence[Definition]) -> None:
-    """Atoms with charges, ideal positions and Kekulé bonds of components that readers may not know: whole,
+    """Atoms with charges, ideal positions and Kekulé bonds of components, which readers may not know: whole,
     with hydrogens, so that what a SMILES string says can be had from the file (`ccd.described_components`).
     """
     tags = ["comp_id", "atom_id", "type_symbol", "charge", "pdbx_leaving_atom_flag"]

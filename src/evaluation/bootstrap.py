@@ -21,9 +21,18 @@ class Interval(NamedTuple):
     high: float
     n: int
 
+    def text(self) -> str:
+        """As tables show it: without an interval where resampling one target would only repeat it."""
+        spread = f" [{self.low:.3f}, {self.high:.3f}]" if self.n > 1 else ""
+        return f"{self.mean:.3f}{spread}"
+
 
 class Comparison(NamedTuple):
-    """The mean of paired differences with its interval, and a two-sided bootstrap p-value."""
+    """The mean of paired differences with its interval, and a two-sided bootstrap p-value.
+
+    Resamples of few targets all have one sign too easily, so no p-value is below the smallest that flipping
+    the signs of n differences could give, 2^(1 - n): one target decides nothing.
+    """
 
     difference: Interval
     p_value: float
@@ -48,7 +57,7 @@ def compare(
         return Comparison(mean_interval(known, rng), float("nan"))
     means = _means(known, np.random.default_rng(int(rng.integers(2**63))))
     below, above = (means <= 0).mean(), (means >= 0).mean()
-    p_value = min(1.0, 2 * max(min(below, above), 1 / N_RESAMPLES))
+    p_value = min(1.0, 2 * max(min(below, above), 1 / N_RESAMPLES, 0.5 ** len(known)))
     return Comparison(mean_interval(known, rng), float(p_value))
 
 

@@ -109,7 +109,7 @@ def summary_table(figures: dict[str, Any]) -> Table:
         shown.add_column(column, justify="left" if column == "metric" else "right")
     for metric, choices in figures["metrics"].items():
         intervals = [Interval(**choices[choice]) for choice in ("ranked", "best")]
-        shown.add_row(metric, *(_shown(interval) for interval in intervals), str(intervals[0].n))
+        shown.add_row(metric, *(interval.text() for interval in intervals), str(intervals[0].n))
     selection = figures["model_selection"]
     shown.add_row("model selection", f"{selection['score']:.3f}", "", f"{selection['coverage']:.0%}")
     return shown
@@ -120,6 +120,9 @@ def compare_runs(first: Path, second: Path) -> dict[str, Comparison]:
 
     Raises ValueError where a run has no table or both have no target together.
     """
+    for run in (first, second):
+        if not (run / f"{EXAMPLES}.parquet").is_file():
+            raise ValueError(f"--compare: got {run}, expected a folder that evaluate.py wrote with --out")
     tables = [read_table(run / f"{EXAMPLES}.parquet") for run in (first, second)]
     shared = sorted(set(tables[0]["target"].to_pylist()) & set(tables[1]["target"].to_pylist()))
     if not shared:
@@ -138,7 +141,7 @@ def comparison_table(found: dict[str, Comparison]) -> Table:
     for column in ("metric", "difference", "p", "targets"):
         shown.add_column(column, justify="left" if column == "metric" else "right")
     for metric, result in found.items():
-        shown.add_row(metric, _shown(result.difference), f"{result.p_value:.3f}", str(result.difference.n))
+        shown.add_row(metric, result.difference.text(), f"{result.p_value:.3f}", str(result.difference.n))
     return shown
 
 
@@ -148,7 +151,3 @@ def _values(table: pa.Table, metric: str, choice: str) -> NDArray[np.float64]:
 
 def _mean(values: NDArray[np.float64]) -> float:
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
-
-
-def _shown(interval: Interval) -> str:
-    return f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"

@@ -31,7 +31,7 @@ from foldwright.data.query_example import Target
 from foldwright.data.structure import Floats
 from foldwright.data.tables import read_table
 from foldwright.diffusion.sampler import SamplerConfig
-from foldwright.evaluation.bootstrap import Interval, compare, mean_interval
+from foldwright.evaluation.bootstrap import compare, mean_interval
 from foldwright.evaluation.lddt import lddt_of_atoms
 from foldwright.evaluation.scores import permuted_truth
 from foldwright.evaluation.tm_score import aligned_rmsd
@@ -266,15 +266,11 @@ def gap_table(targets: pa.Table, size: int) -> Table:
     for column in ("prediction", "LDDT"):
         shown.add_column(column, justify="left" if column == "prediction" else "right")
     for mode, own in values.items():
-        shown.add_row(mode.replace("_", " "), _interval(mean_interval(own, rng)))
+        shown.add_row(mode.replace("_", " "), mean_interval(own, rng).text())
     for first, second in (("crops", "whole_on_crops"), ("stitched", "whole")):
         difference = compare(values[first], values[second], rng).difference
-        shown.add_row(f"{second} - {first}".replace("_", " "), _interval(difference))
+        shown.add_row(f"{second} - {first}".replace("_", " "), difference.text())
     return shown
-
-
-def _interval(interval: Interval) -> str:
-    return f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -16,7 +16,6 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +27,7 @@ from foldwright.data.ccd import DEFAULT_CACHE
 from foldwright.data.filters import Rejection
 from foldwright.data.report_html import Histogram, histogram_figure
 from foldwright.data.tables import read_table
+from foldwright.evaluation.bootstrap import Interval
 from foldwright.inference import report_page
 from foldwright.inference.assessment import EXAMPLES, SUMMARY, metrics_of, per_target
 from foldwright.inference.crop_gap import PICTURE
@@ -122,7 +122,11 @@ def _examples(evaluation: Path) -> pa.Table:
 def _metrics(evaluation: Path, examples: pa.Table) -> list[str]:
     summary = json.loads((evaluation / SUMMARY).read_text())
     rows = [
-        [metric, *(_interval(choices[choice]) for choice in ("ranked", "best")), str(choices["ranked"]["n"])]
+        [
+            metric,
+            *(Interval(**choices[choice]).text() for choice in ("ranked", "best")),
+            str(choices["ranked"]["n"]),
+        ]
         for metric, choices in summary["metrics"].items()
     ]
     selection = summary["model_selection"]
@@ -146,10 +150,6 @@ def _metrics(evaluation: Path, examples: pa.Table) -> list[str]:
 
 def _of_targets(examples: pa.Table, metric: str) -> NDArray[np.float64]:
     return np.array(list(per_target(examples, metric, "ranked").values()), np.float64)
-
-
-def _interval(interval: dict[str, Any]) -> str:
-    return f"{interval['mean']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
 
 
 def _gap(folder: Path) -> str:

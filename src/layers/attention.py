@@ -82,6 +82,7 @@ class AttentionPairBias(nn.Module):
 
     def __init__(self, channels: int, heads: int, ops: Ops) -> None:
         super().__init__()
+        require_divisor(heads, channels)
         self.ops, self.heads, self.split = ops, heads, WHOLE
         self.norm = LayerNorm(channels, ops)
         self.query = Linear(channels, channels, bias=True)
@@ -105,6 +106,7 @@ class ConditionedAttentionPairBias(nn.Module):
 
     def __init__(self, c_a: int, c_s: int, heads: int, ops: Ops) -> None:
         super().__init__()
+        require_divisor(heads, c_a)
         self.ops, self.heads, self.split = ops, heads, WHOLE
         self.adaln = AdaLN(c_a, c_s, ops)
         self.query = Linear(c_a, c_a, bias=True)
@@ -123,6 +125,14 @@ class ConditionedAttentionPairBias(nn.Module):
 
     def divided(self) -> dict[str, int]:
         return {"heads": self.heads}
+
+
+def require_divisor(heads: int, channels: int) -> None:
+    """ValueError if channels cannot be shared out over the heads of an attention."""
+    if channels % heads:
+        raise ValueError(
+            f"heads: got {heads} for {channels} channels, expected a divisor; change one of both"
+        )
 
 
 def attend(layer: AttentionPairBias | ConditionedAttentionPairBias, x: Tensor, bias: Tensor) -> Tensor:

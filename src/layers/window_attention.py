@@ -10,6 +10,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from foldwright.kernels import Ops
+from foldwright.layers.attention import require_divisor
 from foldwright.layers.linear import Linear
 from foldwright.layers.norm import AdaLN
 
@@ -19,6 +20,7 @@ class WindowAttention(nn.Module):
 
     def __init__(self, channels: int, heads: int, ops: Ops) -> None:
         super().__init__()
+        require_divisor(heads, channels)
         self.ops, self.heads = ops, heads
         self.adaln_query = AdaLN(channels, channels, ops)
         self.adaln_key = AdaLN(channels, channels, ops)

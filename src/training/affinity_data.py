@@ -53,9 +53,14 @@ class AffinitySplit:
     targets: tuple[str, ...]
 
 
+def table_path(root: Path, table: str) -> Path:
+    """Where the table of the configuration is: `affinity.table`, or in the store."""
+    return Path(table) if table else root / TABLE
+
+
 def open_table(root: Path, table: str) -> pa.Table:
     """The table of the configuration; ValueError where there is none."""
-    path = Path(table) if table else root / TABLE
+    path = table_path(root, table)
     if not path.is_file():
         raise ValueError(
             f"affinity.table: {path} is no file; make it with `prepare_affinity.py --measurements FILE "

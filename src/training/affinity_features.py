@@ -7,6 +7,7 @@ and cache. The bytes are said first; a run that was stopped goes on where it was
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -31,10 +32,13 @@ from foldwright.training.weights import digest, load_network, locate
 
 
 def main(overrides: Sequence[str] | None = None) -> int:
-    """The command line: the overrides of the affinity run; returns the exit code."""
+    """Compute the pockets that an affinity run reads. Hydra overrides are those of that run, as for train.py
+    (stage=affinity init_from.path=RUN data=pdb data.root=STORE ...).
+    """
+    _, settings = argparse.ArgumentParser(description=main.__doc__).parse_known_args(overrides)
     console = Console()
     try:
-        config = compose_config(sys.argv[1:] if overrides is None else overrides)
+        config = compose_config(settings)
         make_pockets(config, console)
     except (ConfigError, CheckpointError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

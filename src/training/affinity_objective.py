@@ -41,6 +41,7 @@ from foldwright.training.affinity_data import (
     collate_groups,
     open_table,
     split_table,
+    table_path,
 )
 from foldwright.training.config import TrainConfig
 from foldwright.training.curriculum import Curriculum, PhaseConfig
@@ -99,6 +100,7 @@ def affinity_objective(config: TrainConfig, curriculum: Curriculum, ops: Ops, ru
         validation=_describe(split, config.validation.every_steps),
         begin=begin,
         closing=lambda checkpointer: [],
+        tables={"affinity.table": table_path(store.path, settings.table)},
     )
 
 

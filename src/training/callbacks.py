@@ -116,6 +116,12 @@ class Checkpointer(L.Callback):
             self.writer.finish()
         except RuntimeError as error:
             self.console.print(f"[red]{escape(str(error))}[/]")
+        if isinstance(exception, KeyboardInterrupt):
+            kept = self.writer.latest or "none yet"
+            self.console.print(
+                f"[bold]interrupted[/] after step {trainer.global_step:,}; newest checkpoint: {kept}. The "
+                "same command resumes there. SIGTERM (kill PID) would have saved the running step first"
+            )
 
     def _note_sigterm(self, number: int, frame: FrameType | None) -> None:
         self._sigterm = True
@@ -145,15 +151,14 @@ class MetricsFile:
         """Keep the rows of steps 1..step: what ran after the checkpoint will run, and be written, again."""
         if not self.path.exists():
             return
-        shortened = MetricsFile(self.path.with_suffix(".partial"))
-        shortened.path.unlink(missing_ok=True)
-        for row in self.rows():
-            if row["step"] <= step:
-                shortened.append(row)
-        if shortened.path.exists():
-            shortened.path.replace(self.path)
-        else:
-            self.path.unlink()
+        header, *lines = self._lines()
+        kept = [line for line in lines if int(line[0]) <= step]
+        if not kept:
+            return self.path.unlink()
+        shortened = self.path.with_suffix(".partial")
+        with shortened.open("w", newline="") as file:
+            csv.writer(file).writerows([header, *kept])
+        shortened.replace(self.path)
 
     def append(self, row: dict[str, float]) -> None:
         is_new = not self.path.exists()
@@ -165,15 +170,13 @@ class MetricsFile:
 
     def rows(self) -> list[dict[str, float]]:
         """Rows in order; a last line cut short by a kill is left out."""
-        if not self.path.exists():
-            return []
+        header, *lines = self._lines() if self.path.exists() else [[]]
+        return [dict(zip(header, map(float, line), strict=True)) for line in lines]
+
+    def _lines(self) -> list[list[str]]:
         with self.path.open(newline="") as file:
-            lines = list(csv.reader(file))
-        return [
-            dict(zip(lines[0], map(float, line), strict=True))
-            for line in lines[1:]
-            if len(line) == len(lines[0])
-        ]
+            lines = list(csv.reader(file)) or [[]]
+        return [line for line in lines if len(line) == len(lines[0])]
 
 
 class Meter(L.Callback):

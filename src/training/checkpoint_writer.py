@@ -7,17 +7,23 @@ it as `checkpoint.save` does, meeting the other ranks in a process group of its 
 
 from __future__ import annotations
 
+import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from foldwright.training import checkpoint
 from foldwright.training.checkpoint import CheckpointConfig, Record
 from foldwright.training.parallel import is_distributed
+
+
+class WriteError(RuntimeError):
+    """A checkpoint could not be written; the message says where, why, and what to do."""
 
 
 class CheckpointWriter:
@@ -50,19 +56,28 @@ class CheckpointWriter:
             self.finish()
 
     def check(self) -> None:
-        """Raise RuntimeError if the checkpoint on its way has failed."""
+        """Raise WriteError if the checkpoint on its way has failed."""
         if self._pending is not None and self._pending.done():
             self.finish()
 
     def finish(self) -> None:
-        """Wait until nothing is on its way; RuntimeError if it failed."""
+        """Wait until nothing is on its way; WriteError if it failed."""
         if self._pending is None:
             return
         pending, self._pending = self._pending, None
         error = pending.exception()
         if error is not None:
-            raise RuntimeError(
-                f"a checkpoint could not be written to {self.root}: {type(error).__name__}: {error}; the run "
-                "stops, since it could not be resumed: see to the disk, then give the same command"
+            free = shutil.disk_usage(self.root).free / 2**20
+            raise WriteError(
+                f"a checkpoint could not be written to {self.root} ({free:.0f} MiB are free there): "
+                f"{_reason(error)}; the run stops, since it could not be resumed: see to the disk, then give "
+                "the same command"
             ) from error
         self.latest = pending.result()
+
+
+def _reason(error: BaseException) -> str:
+    """In one line; of what DCP gathered from its ranks, the first rank's own error."""
+    if isinstance(error, CheckpointException):
+        error = next((first for first, _ in error.failures.values()), error)
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

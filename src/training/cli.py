@@ -31,6 +31,7 @@ from foldwright.training import checkpoint, hand_off
 from foldwright.training.affinity_objective import affinity_objective
 from foldwright.training.callbacks import Checkpointer, Meter
 from foldwright.training.checkpoint import CheckpointError
+from foldwright.training.checkpoint_writer import WriteError
 from foldwright.training.config import (
     CONFIG_MODULE,
     CONFIG_NAME,
@@ -56,7 +57,7 @@ from foldwright.training.parallel import (
 )
 from foldwright.training.pipeline import run_pipeline
 from foldwright.training.profiling import Profiler
-from foldwright.training.run_directory import claim, wandb_id
+from foldwright.training.run_directory import claim, claim_data, make_directory, wandb_id
 from foldwright.training.self_test import KernelSelfTest
 from foldwright.training.validation import Validation
 
@@ -72,6 +73,10 @@ def main() -> None:
             config = compose_config(arguments.overrides)
             if config.pipeline.stages and not arguments.cfg:
                 return run_pipeline(config, arguments.overrides, sys.argv[0])
+            if not arguments.cfg:
+                make_directory(
+                    Path(config.paths.run_dir)
+                )  # before Hydra does, which answers with a traceback
         except ConfigError as error:
             _refuse(error)
     hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=CONFIG_NAME)(_run)()
@@ -80,7 +85,7 @@ def main() -> None:
 def _run(composed: DictConfig) -> None:
     try:
         train(build(composed))
-    except (ConfigError, CheckpointError) as error:
+    except (ConfigError, CheckpointError, WriteError) as error:
         _refuse(error)
     except LostRankError as error:  # the process group cannot be taken down in order any more
         print(f"error: {error}", file=sys.stderr, flush=True)
@@ -118,6 +123,7 @@ def train(config: TrainConfig) -> None:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     claim(run_dir, config, is_writer=launched_rank() == 0)
+    claim_data(run_dir, objective.tables, is_writer=launched_rank() == 0)
     if is_fresh and (parent or config.frozen()):
         console.print(hand_off.table(parent, skeleton))
         if launched_rank() == 0:

@@ -36,6 +36,7 @@ from foldwright.training.held_out import ValidationConfig
 from foldwright.training.optim import OptimizerConfig, ScheduleConfig
 from foldwright.training.parallel import TrainerConfig
 from foldwright.training.profiling import ProfileConfig
+from foldwright.training.ranges import check_ranges
 from foldwright.training.step import RolloutConfig
 from foldwright.training.summary import SummaryConfig
 
@@ -194,13 +195,17 @@ def compose_config(overrides: Iterable[str]) -> TrainConfig:
 
 
 def build(composed: DictConfig) -> TrainConfig:
-    """Merge strictly onto the schema and turn into dataclasses; ConfigError with path and nearest key."""
+    """Merge strictly onto the schema and turn into dataclasses; ConfigError says path and remedy."""
     try:
         merged = OmegaConf.merge(schema(), OmegaConf.to_container(composed))
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise ConfigError(_explain(error)) from error
     assert isinstance(config, TrainConfig)
+    try:
+        check_ranges(flatten(to_plain(config)))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     return config
 
 

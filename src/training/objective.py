@@ -7,7 +7,7 @@ losses, LDDT of held-out entries, a structure sampled at the end. `affinity_obje
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from torch import Tensor
 from foldwright.batch import Batch
 from foldwright.data.dataset import StoreDataset
 from foldwright.data.readiness import require_ready
+from foldwright.data.splits import split_path
+from foldwright.data.store import ITEMS, MANIFEST
 from foldwright.kernels import Ops
 from foldwright.model import AlphaFold3
 from foldwright.training.callbacks import Checkpointer, Summary
@@ -38,7 +40,7 @@ class Objective:
     `losses` maps network, batch and phase to scalars, `loss` first; what it runs through its last argument is
     not captured. `captures`: whether the rest may be, as CUDA graphs. `begin` is told the digest of the
     checkpoint that the network's frozen part came from ("" without one) before training. `closing` makes the
-    callbacks that end a run.
+    callbacks that end a run. `tables`: what decides which examples are drawn, by the setting it comes from.
     """
 
     losses: Losses
@@ -49,6 +51,7 @@ class Objective:
     validation: str  # a line of the banner
     begin: Callable[[str], None]
     closing: Callable[[Checkpointer], list[L.Callback]]
+    tables: Mapping[str, Path]
 
 
 def structure_objective(config: TrainConfig, curriculum: Curriculum, ops: Ops, run_dir: Path) -> Objective:
@@ -84,4 +87,17 @@ def structure_objective(config: TrainConfig, curriculum: Curriculum, ops: Ops, r
         validation=describe(held_out, config.validation),
         begin=lambda digest: None,
         closing=lambda checkpointer: [Summary(run_dir, config, dataset, checkpointer)],
+        tables=_tables(dataset, config),
     )
+
+
+def _tables(dataset: StoreDataset, config: TrainConfig) -> dict[str, Path]:
+    """Manifest, items and splits of every data set."""
+    found: dict[str, Path] = {}
+    for name, part in dataset.parts.items():
+        paths = [part.store.path / table for table in (MANIFEST, ITEMS)]
+        paths += [
+            split_path(part.store, split) for split in (part.config.split, config.validation.split) if split
+        ]
+        found |= {f"data.datasets.{name}: {path.name}": path for path in paths}
+    return found

@@ -2,7 +2,9 @@
 """The run directory: one configuration each, so that rerunning a command resumes and nothing is mixed up.
 
 config.yaml holds the resolved configuration; its fingerprint is the SHA-256 of the settings that decide what
-is computed. Settings that only say where and how it runs may change from one start to the next.
+is computed. Settings that only say where and how it runs may change from one start to the next. data.json
+holds the digests of the tables that examples are drawn by: a store that was prepared, clustered or split anew
+under a run would give its later steps other examples than those of their numbers, so it is refused too.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ import yaml
 from foldwright.training.config import ConfigError, TrainConfig, flatten, to_plain
 
 CONFIG_FILE = "config.yaml"
+DATA_FILE = "data.json"
 FREE_SETTINGS = (
     "trainer",
     "loader",
@@ -48,11 +53,23 @@ def claim(run_dir: Path, config: TrainConfig, is_writer: bool) -> None:
     require_same(run_dir, config)
     if is_writer:
         path = run_dir / CONFIG_FILE
-        run_dir.mkdir(parents=True, exist_ok=True)
+        make_directory(run_dir)
         text = f"# fingerprint: {fingerprint(plain)}\n" + yaml.safe_dump(plain, sort_keys=False)
         partial = path.with_suffix(".partial")
         partial.write_text(text)
         partial.replace(path)
+
+
+def make_directory(run_dir: Path) -> None:
+    """Make the run directory; ConfigError if nothing can be written there."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=run_dir).close()
+    except OSError as error:
+        raise ConfigError(
+            f"paths.run_dir: {run_dir} cannot be written ({error.strerror or error}); name another folder "
+            "with paths.output_root=DIR"
+        ) from error
 
 
 def require_same(run_dir: Path, config: TrainConfig) -> None:
@@ -61,6 +78,25 @@ def require_same(run_dir: Path, config: TrainConfig) -> None:
     if path.exists():
         before = yaml.safe_load(path.read_text())
         _refuse_other(run_dir, deciding(before), deciding(to_plain(config)))
+
+
+def claim_data(run_dir: Path, tables: Mapping[str, Path], is_writer: bool) -> None:
+    """Keep the digests of the named tables, by which examples are drawn; ConfigError if they were others."""
+    now = {
+        name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in tables.items() if path.is_file()
+    }
+    path = run_dir / DATA_FILE
+    before = json.loads(path.read_text()) if path.exists() else {}
+    if changed := [name for name in now if before.get(name, now[name]) != now[name]]:
+        raise ConfigError(
+            f"{run_dir} was begun on other data, changed since: {', '.join(changed)}. Put the store back as "
+            "it was to resume, or go on from these weights in a run of its own with run_name=NAME "
+            f"init_from.path={run_dir} init_from.stage=STAGE"
+        )
+    if is_writer:
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(before | now, indent=1) + "\n")
+        partial.replace(path)
 
 
 def wandb_id(run_dir: Path) -> str:

@@ -210,10 +210,23 @@ class Validation(L.Callback):
 def describe(held_out: HeldOut, config: ValidationConfig) -> str:
     """One line of the banner: what is validated on, and that training does not see it."""
     if not held_out.scored:
-        return "none: name validation.entries, or hold out a larger validation.fraction of the clusters"
+        return _nothing_scored(held_out, config)
     names = ", ".join(held_out.scored[:8]) + ", ..." * (len(held_out.scored) > 8)
     large = f" ({held_out.too_large} more are too large to score)" if held_out.too_large else ""
     return (
         f"every {config.every_steps:,} steps on {names}{large}; training never draws them nor any of the "
         f"{held_out.excluded} entries that share their sequences"
     )
+
+
+def _nothing_scored(held_out: HeldOut, config: ValidationConfig) -> str:
+    """Why there is no validation, and what would make one."""
+    if held_out.too_large:
+        limits = f"validation.max_tokens={config.max_tokens} and max_atoms={config.max_atoms}"
+        return f"none: all {held_out.too_large} that are held out are above {limits}; raise them"
+    if config.split:
+        return (
+            f"none: the validation set of the split {config.split!r} is empty; choose other dates with "
+            "`split_data.py --validation-from DATE --validation-until DATE`, or name validation.entries"
+        )
+    return "none: name validation.entries, or hold out a larger validation.fraction of the clusters"

@@ -99,6 +99,30 @@ def test_biotite_reads_atoms_and_sequence(hand, tmp_path):
     assert str(sequences["A-2"]) == "GMRSNA"
 
 
+def test_biotite_finds_the_bonds_within_standard_residues_beside_others(tmp_path):
+    path, known = tmp_path / "out.cif", dictionary()
+    (tmp_path / "hand.cif").write_text(mmcif_text())
+    structure = read_structure(tmp_path / "hand.cif", known)
+    assert structure.residue_atomised.any()
+    write_structure(structure, predicted(structure), path, known)
+    atoms = pdbx.get_structure(pdbx.CIFFile.read(path), model=1, use_author_fields=False, include_bonds=True)
+    found = {
+        (str(atoms.res_name[i]), *sorted((str(atoms.atom_name[i]), str(atoms.atom_name[j]))))
+        for i, j, _ in atoms.bonds.as_array()
+        if atoms.res_id[i] == atoms.res_id[j] and atoms.chain_id[i] == atoms.chain_id[j]
+    }
+    standard = structure.residue_component[~structure.residue_atomised]
+    for code in sorted(set(standard.tolist())):
+        definition = known[code]
+        present = set(
+            structure.atom_name[structure.residue_component[structure.atom_residue] == code].tolist()
+        )
+        for i, j in definition.bonds.tolist():
+            names = sorted((str(definition.atom_name[i]), str(definition.atom_name[j])))
+            if present.issuperset(names):
+                assert (code, *names) in found
+
+
 def test_wrong_sizes_and_nan(hand, tmp_path):
     with pytest.raises(ValueError, match="expected"):
         write_structure(hand, hand.atom_coords[:-1], tmp_path / "x.cif")

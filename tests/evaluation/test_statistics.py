@@ -42,6 +42,14 @@ def test_paired_comparison_sees_a_shift_that_single_means_hide():
     assert compare(np.array([np.nan]), np.array([1.0]), rng).difference.n == 0
 
 
+def test_few_targets_decide_nothing_however_large_their_difference():
+    rng = np.random.default_rng(0)
+    for n, least in ((1, 1.0), (2, 0.5), (5, 1 / 16)):
+        assert compare(np.zeros(n), np.full(n, 250.0), rng).p_value == least
+    assert mean_interval(np.array([0.5]), rng).text() == "0.500"
+    assert mean_interval(np.array([0.5, 0.5]), rng).text() == "0.500 [0.500, 0.500]"
+
+
 def test_selection_weighs_what_is_there():
     assert sum(INITIAL.values()) == 140
     assert FINE_TUNING["intra_modified"] == 0

@@ -47,6 +47,8 @@ def test_truth_against_itself_and_noise_compared(truths, tmp_path, capsys):
     lddt = summary["metrics"]["lddt"]["ranked"]
     assert 0.3 < lddt["low"] <= lddt["mean"] <= lddt["high"] < 0.95
     capsys.readouterr()
+    assert evaluate.main(["--compare", str(tmp_path / "a"), str(tmp_path / "nowhere")]) == 1
+    assert "nowhere, expected a folder that evaluate.py wrote" in capsys.readouterr().err
     assert evaluate.main(["--compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if "│ lddt " in line)
     assert "-0." in line

@@ -14,6 +14,7 @@ from foldwright.data.sample import affinity_store_path
 from foldwright.data.store import Store
 from foldwright.inference import predict
 from foldwright.kernels.registry import KernelConfig, select
+from foldwright.training import affinity_features
 from foldwright.training.affinity_features import make_pockets
 from foldwright.training.affinity_objective import open_cache
 from foldwright.training.checkpoint import digest
@@ -149,3 +150,11 @@ def test_the_trained_head_predicts_for_a_new_ligand(runs, straight, tmp_path):
     assert 0 < affinity["probability_binder"] < 1
     record = json.loads((tmp_path / "out" / "bound" / "done.json").read_text())
     assert (record["stage"], record["sampling"]["pocket"]["protein_tokens"]) == ("affinity", 20)
+
+
+def test_help_and_a_typo_of_the_features_command(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        affinity_features.main(["--help"])
+    assert "init_from.path=RUN" in capsys.readouterr().out
+    assert affinity_features.main(["stage=affinty"]) == 1
+    assert "affinity" in capsys.readouterr().err

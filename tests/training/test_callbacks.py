@@ -31,6 +31,17 @@ def test_truncation_drops_what_will_run_again_and_a_line_cut_short(tmp_path):
     assert file.rows() == [row(1)]
 
 
+def test_what_is_kept_stays_as_it_was_written(tmp_path):
+    file = MetricsFile(tmp_path / "metrics.csv")
+    for step in (1, 2, 3):
+        file.append({"step": step, "loss": 0.5, "phase": 0, "crop_tokens": 32})
+    written = file.path.read_text().splitlines()
+    with file.path.open("a") as stream:
+        stream.write("4,0.2")  # cut short by a kill
+    file.truncate(2)
+    assert file.path.read_text().splitlines() == written[:3]
+
+
 def test_nothing_to_truncate(tmp_path):
     MetricsFile(tmp_path / "metrics.csv").truncate(5)
     assert list(tmp_path.iterdir()) == []

@@ -35,6 +35,13 @@ def test_round_trip_is_bitwise(tmp_path):
         assert torch.equal(tensor, tensors[name]), name
 
 
+def test_one_process_reads_without_a_warning(tmp_path, recwarn):
+    directory = write(tmp_path, 3)
+    recwarn.clear()
+    load(directory, state(seed=1))
+    assert not [warning for warning in recwarn if "torch.distributed" in str(warning.message)]
+
+
 def test_newest_counts_steps_and_old_ones_go(tmp_path):
     for step in (9, 10, 100):
         write(tmp_path, step)

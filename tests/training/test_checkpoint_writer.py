@@ -2,14 +2,16 @@
 """Training goes on while a checkpoint is written; one at a time, and none fails in silence."""
 
 import threading
+from traceback import StackSummary
 
 import pytest
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import DefaultStager
 
 from foldwright.training import checkpoint
 from foldwright.training.checkpoint import CheckpointConfig, Record, load, newest
-from foldwright.training.checkpoint_writer import CheckpointWriter
+from foldwright.training.checkpoint_writer import CheckpointWriter, WriteError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.distributed is disabled")
 
@@ -91,9 +93,25 @@ def test_a_failed_write_stops_the_run(tmp_path, monkeypatch, asynchronous):
         writer.write({"w": torch.zeros(2)}, record(1))
         writer.finish()
 
-    with pytest.raises(RuntimeError, match=r"could not be written to .*No space left on device"):
+    with pytest.raises(
+        WriteError, match=r"could not be written to .*OSError: No space left on device; the run"
+    ):
         write()
     assert newest(tmp_path)[1] == [f"{tmp_path / 'step-00000001.partial'}: was never finished"]
+
+
+def test_the_reason_is_the_rank_s_own_error_in_one_line(tmp_path, monkeypatch):
+    def full(*arguments):
+        failure = (OSError("No space left on device\nand more"), StackSummary())
+        raise CheckpointException("torch's own words", {0: failure})
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    writer = CheckpointWriter(tmp_path, CheckpointConfig())
+    writer.write({"w": torch.zeros(2)}, record(1))
+    with pytest.raises(
+        WriteError, match=r"MiB are free there\): OSError: No space left on device; the run stops"
+    ):
+        writer.finish()
 
 
 @pytest.mark.slow

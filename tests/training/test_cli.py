@@ -31,6 +31,16 @@ def test_a_typo_ends_in_one_line(tmp_path):
     assert list(tmp_path.iterdir()) == [], "nothing may be left behind"
 
 
+def test_a_run_directory_that_cannot_be_made_ends_in_one_line(tmp_path):
+    (tmp_path / "runs").write_text("a file")
+    result = command(tmp_path, "data=sample")
+    assert result.returncode == 1
+    assert result.stderr.startswith(
+        "error: paths.run_dir: runs/structure cannot be written (Not a directory)"
+    )
+    assert result.stderr.count("\n") == 1
+
+
 def test_cfg_job_shows_the_cluster_configuration(tmp_path):
     result = command(
         tmp_path, "stage=structure", "model=base", "data=pdb", "data.root=/x", "trainer=fsdp", "--cfg", "job"
@@ -53,6 +63,9 @@ def test_cfg_job_shows_the_cluster_configuration(tmp_path):
         (["global_batch=3", "trainer.batch_per_device=2"], "global_batch: got 3"),
         (["curriculum.initial.crop_atoms=33"], "expected a multiple of 32"),
         (["kernels.default=magic"], "kernels.default"),
+        (["model.trunk.pairformer.single_heads=3"], "heads: got 3 for 64 channels, expected a divisor"),
+        (["model.diffusion.heads=3"], "heads: got 3 for 128 channels"),
+        (["model.trunk.atom.heads=3"], "heads: got 3 for 32 channels"),
     ],
 )
 def test_what_cannot_run_is_refused_before_anything_is_written(runs, overrides, message):

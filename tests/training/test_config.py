@@ -39,6 +39,8 @@ from foldwright.training.parallel import Sharding
         ("~data.datasets.pbd", "pbd"),
         ("data.datasets.pdb.sampling=even", r"Invalid value .*\[weighted, uniform\]"),
         ("data.entries=[1ubi]", "did you mean 'data.datasets.NAME.entries'"),
+        ("schedule.lr=-1e-3", "schedule.lr: got -0.001, expected 0 or more"),
+        ("seed=-1", "seed: got -1, expected 0 or more"),
     ],
 )  # fmt: skip
 def test_mistakes_are_explained(override, message):

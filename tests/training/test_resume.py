@@ -42,6 +42,20 @@ def test_sigterm_to_the_process_group_saves_and_exits_cleanly(runs, uninterrupte
     assert runs.metrics("terminated") == runs.metrics(uninterrupted)
 
 
+def test_an_interrupted_run_says_where_it_resumes(runs):
+    process = runs.start("interrupted", "checkpoint.every_steps=2")
+    runs.wait_for_step(process, "interrupted", 4)
+    os.killpg(process.pid, signal.SIGINT)
+    output = " ".join(process.communicate(timeout=60)[0].split())
+    assert process.returncode == 1, output
+    assert "Traceback" not in output
+    newest = runs.checkpoints("interrupted")[-1]
+    assert (
+        f"newest checkpoint: {newest.relative_to(runs.root)}. The same command resumes there"
+        in output.replace(str(runs.root) + "/", "")
+    )
+
+
 def test_a_damaged_newest_checkpoint_is_passed_over(runs, uninterrupted, capsys):
     shutil.copytree(runs.root / uninterrupted, runs.root / "damaged")
     newest = runs.checkpoints("damaged")[-1]

@@ -4,7 +4,7 @@
 import pytest
 
 from foldwright.training.config import ConfigError, compose_config, to_plain
-from foldwright.training.run_directory import claim, fingerprint, wandb_id
+from foldwright.training.run_directory import claim, claim_data, fingerprint, wandb_id
 
 
 def test_the_same_configuration_comes_back(tmp_path):
@@ -40,6 +40,28 @@ def test_a_later_end_of_a_phase_is_another_configuration(tmp_path):
     claim(tmp_path, compose_config([]), is_writer=True)
     with pytest.raises(ConfigError, match=r"curriculum.initial.until: \d+ there, 9999 now"):
         claim(tmp_path, compose_config(["curriculum.initial.until=9999"]), is_writer=True)
+
+
+def test_a_store_that_changed_under_a_run_is_refused(tmp_path):
+    table, other = tmp_path / "manifest.parquet", tmp_path / "affinity.parquet"
+    table.write_bytes(b"a")
+    claim_data(tmp_path, {"data.datasets.pdb: manifest.parquet": table, "of a plugin": other}, is_writer=True)
+    moved = tmp_path / "staged.parquet"
+    moved.write_bytes(b"a")
+    claim_data(tmp_path, {"data.datasets.pdb: manifest.parquet": moved}, is_writer=False)
+    table.write_bytes(b"b")
+    with pytest.raises(
+        ConfigError, match=r"other data, changed since: data\.datasets\.pdb: manifest\.parquet"
+    ):
+        claim_data(tmp_path, {"data.datasets.pdb: manifest.parquet": table}, is_writer=False)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        ConfigError, match=r"paths\.run_dir: .*file.run cannot be written \(Not a directory\)"
+    ):
+        claim(tmp_path / "file" / "run", compose_config([]), is_writer=True)
 
 
 def test_the_wandb_id_is_made_once(tmp_path):

@@ -11,8 +11,8 @@ from foldwright.data.dataset import DataConfig, StoreDataset
 from foldwright.data.sample import store_path
 from foldwright.diffusion.sampler import SamplerConfig
 from foldwright.training import validation
-from foldwright.training.held_out import ValidationConfig
-from foldwright.training.validation import share, validate
+from foldwright.training.held_out import HeldOut, ValidationConfig
+from foldwright.training.validation import describe, share, validate
 
 CHEAP = ("validation.every_steps=2", "validation.sampler.steps=2", "validation.entries=[5pti,1as5,1ubi]")
 
@@ -29,6 +29,15 @@ def test_every_rank_runs_as_often_and_every_entry_counts_once(world_size):
     assert len({len(own) for own in shares}) == 1
     counted = [entry for own in shares for entry, counts in own if counts]
     assert sorted(counted) == sorted(entries)
+
+
+def test_a_banner_without_validation_says_what_to_do_about_it():
+    split, fraction = ValidationConfig(split="af3"), ValidationConfig(fraction=0.1)
+    assert "validation set of the split 'af3' is empty" in describe(HeldOut(excluded=3), split)
+    assert "all 2 that are held out are above validation.max_tokens=384" in describe(
+        HeldOut(too_large=2), split
+    )
+    assert "larger validation.fraction" in describe(HeldOut(), fraction)
 
 
 def test_scores_are_means_over_entries_of_their_samples():
