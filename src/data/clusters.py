@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--coverage", type=float, default=defaults.coverage, help="share of both that must align"
     )
     parser.add_argument("--sensitivity", type=float, default=defaults.sensitivity, help="MMseqs2's -s")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of MMseqs2")
     arguments = parser.parse_args(argv)
     config = ClusterConfig(
         identity=arguments.identity,

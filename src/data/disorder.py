@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--out", type=Path, required=True, help="directory for <entry>.cif.gz")
     add("--min-unresolved", type=int, default=defaults.min_unresolved, help="protein residues")
     add("--min-gdt", type=float, default=defaults.min_gdt, help="0 to 100")
-    add("--dictionary-cache", type=Path, default=DEFAULT_CACHE)
+    add("--dictionary-cache", type=Path, default=DEFAULT_CACHE, help="folder of the compiled dictionary")
     arguments = parser.parse_args(argv)
     config = DisorderConfig(arguments.min_unresolved, arguments.min_gdt)
     try:

@@ -97,10 +97,10 @@ def _parser() -> argparse.ArgumentParser:
     add("entries", nargs="*", help="entries, such as 1abc; or give --list")
     add("--list", type=Path, help="a file with an entry a line; # starts a comment")
     add("--out", type=Path, required=True, help="folder for the files")
-    add("--base-url", default=defaults.base_url)
+    add("--base-url", default=defaults.base_url, help="where the files are")
     add("--pattern", default=defaults.pattern, help="of a file below the base URL")
     add("--rate", type=float, default=defaults.requests_per_second, help="requests a second, in all")
-    add("--threads", type=int, default=defaults.threads)
+    add("--threads", type=int, default=defaults.threads, help="downloads at a time")
     add("--attempts", type=int, default=defaults.attempts, help="for a file, before it counts as failed")
     add(
         "--verify",

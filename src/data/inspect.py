@@ -39,14 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Show an entry of a store: chains, tokens, a crop, alignments, features.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("entry")
+    parser.add_argument("entry", help="its name in the store")
     parser.add_argument("--store", type=Path, required=True, help="a store made by prepare_data.py")
     parser.add_argument("--out", type=Path, default=Path(), help="folder for the pictures")
     parser.add_argument("--tokens", type=int, default=384, help="of the crop")
     parser.add_argument("--atoms", type=int, default=3456, help="of the crop")
-    parser.add_argument("--msa-rows", type=int, default=1024)
+    parser.add_argument("--msa-rows", type=int, default=1024, help="of the alignment")
     parser.add_argument("--chain", default="", help="name of the chain to centre the crop on; any, if empty")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the crop")
     arguments = parser.parse_args(argv)
     try:
         store, entry = open_entry(arguments.store, arguments.entry)

@@ -109,7 +109,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--pairing", type=Path, action="append", help="FASTA of proteins whose headers name species")
     add("--rna", type=Path, action="append", help="FASTA of nucleic acids; may be given several times")
     add("--templates", type=Path, help="FASTA of PDB sequences, named 1abc_A, such as pdb_seqres.txt")
-    add("--protein-program", choices=("jackhmmer", "mmseqs"), default=defaults.protein_program)
+    add(
+        "--protein-program",
+        choices=("jackhmmer", "mmseqs"),
+        default=defaults.protein_program,
+        help="that searches proteins",
+    )
     add("--max-hits", type=int, default=defaults.max_hits, help="kept of each database")
     add("--max-pairing-hits", type=int, default=defaults.max_pairing_hits, help="kept of those for pairing")
     add("--jobs", type=int, default=defaults.jobs, help="searches at a time")

@@ -64,6 +64,21 @@ class SplitConfig:
     seed: int = 0
 
 
+_OPTIONS = {  # what SplitConfig's settings are, which are options of the same names
+    "train_before": "entries released before this ISO date may be trained on",
+    "validation_from": "first day of the validation set's releases",
+    "validation_until": "last day of them",
+    "test_from": "first day of the test set's releases",
+    "test_until": "last day of them",
+    "max_resolution": "in Å, of validation and test entries",
+    "validation_max_tokens": "larger validation entries are left out",
+    "test_max_tokens": "larger test entries are left out",
+    "test_min_residues": "shorter proteins of the test set are not scored",
+    "max_ligand_similarity": "Tanimoto similarity to a ligand trained on from which one is not new",
+    "seed": "of the choice of clusters",
+}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     defaults = SplitConfig()
@@ -73,13 +88,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("store", type=Path, help="a store that cluster_data.py has clustered")
-    parser.add_argument("--name", default="af3")
-    options = [name for name in asdict(defaults) if name != "validation_sizes"]
-    for name in options:
+    parser.add_argument("--name", default="af3", help="of the split; a store may have several")
+    for name, meaning in _OPTIONS.items():
         value = getattr(defaults, name)
-        parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value)
+        parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value, help=meaning)
     arguments = parser.parse_args(argv)
-    config = SplitConfig(**{name: getattr(arguments, name) for name in options})
+    config = SplitConfig(**{name: getattr(arguments, name) for name in _OPTIONS})
     try:
         split = split_store(arguments.store, arguments.name, config)
     except ValueError as error:

@@ -187,7 +187,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="export_checkpoint.py", description=main.__doc__)
     parser.add_argument("run", type=Path, help="run directory (its newest sound checkpoint) or checkpoint")
     parser.add_argument("out", type=Path, help=f"file to write, NAME{SUFFIX}")
-    parser.add_argument("--weights", choices=["ema", "raw", "both"], default="both")
+    parser.add_argument(
+        "--weights", choices=["ema", "raw", "both"], default="both", help="averaged, as trained, or both"
+    )
     flags = parser.parse_args(arguments)
     weights = list(Weights) if flags.weights == "both" else [Weights(flags.weights)]
     try:
