@@ -7,8 +7,10 @@ All act on optimiser steps, not on batches, and read the step's figures from the
 from __future__ import annotations
 
 import csv
+import math
 import signal
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
@@ -136,44 +138,67 @@ class Checkpointer(L.Callback):
 
 
 class MetricsFile:
-    """metrics.csv: one row a step, columns fixed by the first row; steps after a resumed one are dropped."""
+    """metrics.csv: one row a step; steps after a resumed one are dropped.
+
+    A leg on another machine may have other columns (memory, MFU): the file is then written anew with all of
+    them, and a row says "nan" where it has none.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._columns: list[str] | None = None
 
     def truncate(self, step: int) -> None:
         """Keep the rows of steps 1..step: what ran after the checkpoint will run, and be written, again."""
         if not self.path.exists():
             return
-        shortened = MetricsFile(self.path.with_suffix(".partial"))
-        shortened.path.unlink(missing_ok=True)
-        for row in self.rows():
-            if row["step"] <= step:
-                shortened.append(row)
-        if shortened.path.exists():
-            shortened.path.replace(self.path)
+        kept = [row for row in self.rows() if row["step"] <= step]
+        if kept:
+            self._write(kept)
         else:
             self.path.unlink()
+            self._columns = None
 
     def append(self, row: dict[str, float]) -> None:
-        is_new = not self.path.exists()
+        if self._columns is None:
+            self._columns = self._lines()[0] if self.path.exists() else []
+        if not row.keys() <= set(self._columns):
+            self._write([*self.rows(), row])
+            return
         with self.path.open("a", newline="") as file:
-            writer = csv.writer(file)
-            if is_new:
-                writer.writerow(row)
-            writer.writerow([int(value) if name == "step" else repr(value) for name, value in row.items()])
+            csv.writer(file).writerow(_cells(row, self._columns))
 
     def rows(self) -> list[dict[str, float]]:
-        """Rows in order; a last line cut short by a kill is left out."""
+        """Rows in order; lines cut short, by a kill or a full disk, are left out."""
         if not self.path.exists():
             return []
-        with self.path.open(newline="") as file:
-            lines = list(csv.reader(file))
-        return [
-            dict(zip(lines[0], map(float, line), strict=True))
-            for line in lines[1:]
-            if len(line) == len(lines[0])
-        ]
+        names, *lines = self._lines()
+        return [dict(zip(names, values, strict=True)) for line in lines if (values := _numbers(line, names))]
+
+    def _lines(self) -> list[list[str]]:
+        """All that were written to their end, the names of the columns first."""
+        text = self.path.read_text()
+        return list(csv.reader(text[: text.rfind("\n") + 1].splitlines())) or [[]]
+
+    def _write(self, rows: Sequence[dict[str, float]]) -> None:
+        """The whole file, at once."""
+        self._columns = list(dict.fromkeys(name for row in rows for name in row))
+        partial = self.path.with_suffix(".partial")
+        with partial.open("w", newline="") as file:
+            csv.writer(file).writerows([self._columns, *(_cells(row, self._columns) for row in rows)])
+        partial.replace(self.path)
+
+
+def _cells(row: dict[str, float], names: Sequence[str]) -> list[str]:
+    return [str(int(row[name])) if name == "step" else repr(row.get(name, math.nan)) for name in names]
+
+
+def _numbers(line: Sequence[str], names: Sequence[str]) -> list[float]:
+    """The values of a line, none where it is not whole."""
+    try:
+        return [float(value) for value in line] if len(line) == len(names) else []
+    except ValueError:
+        return []
 
 
 class Meter(L.Callback):
