@@ -37,8 +37,8 @@ class AffinityLossConfig:
 class AffinityLabels:
     """Labels of B complexes: `low` and `high` bound log10(K / µM), infinite where nothing is known.
 
-    Complexes of one `assay` (a number) of one `group` (numbers below B) may be compared. `is_binder` counts where `has_binder`, the values
-    where `has_value`.
+    Complexes of one `assay` (a number) of one `group` (numbers below B) may be compared. `is_binder` counts
+    where `has_binder`, the values where `has_value`.
     """
 
     low: Tensor  # float32 [B]
