@@ -7,12 +7,14 @@ Hydra composes YAML on top of the schema; `build` merges the result onto the sch
 
 from __future__ import annotations
 
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from enum import Enum
+from operator import attrgetter
 from typing import Any
 
 from hydra import compose, initialize_config_module
@@ -39,6 +41,16 @@ from foldwright.training.profiling import ProfileConfig
 from foldwright.training.step import RolloutConfig
 from foldwright.training.summary import SummaryConfig
 
+LEAST = {
+    "seed": 0, "global_batch": 1, "max_cycles": 1, "loader.workers": 0, "loader.prefetch": 1,
+    "trainer.batch_per_device": 1, "trainer.num_nodes": 1, "trainer.devices": 0,
+    "checkpoint.every_steps": 1, "checkpoint.keep_last": 1, "logger.every_steps": 1,
+    "validation.every_steps": 1, "validation.max_entries": 1, "validation.n_samples": 1,
+    "validation.cycles": 1,
+    "schedule.lr": 0, "schedule.warmup_steps": 0, "schedule.decay_every": 1,
+    "optimizer.max_skipped_in_a_row": 0, "ema.decay": 0,
+}  # fmt: skip
+"""Numbers that a run would begin with, and stumble over."""
 CONFIG_MODULE = "foldwright.configs"
 CONFIG_NAME = "train"
 
@@ -201,6 +213,10 @@ def build(composed: DictConfig) -> TrainConfig:
     except OmegaConfBaseException as error:
         raise ConfigError(_explain(error)) from error
     assert isinstance(config, TrainConfig)
+    for path, least in LEAST.items():
+        number = attrgetter(path)(config)
+        if not least <= number < math.inf:
+            raise ConfigError(f"{path}: got {number}, expected at least {least}")
     return config
 
 

@@ -53,6 +53,12 @@ def test_cfg_job_shows_the_cluster_configuration(tmp_path):
         (["global_batch=3", "trainer.batch_per_device=2"], "global_batch: got 3"),
         (["curriculum.initial.crop_atoms=33"], "expected a multiple of 32"),
         (["kernels.default=magic"], "kernels.default"),
+        (["freeze=['*']"], r"freeze: got \['\*'\], which leaves nothing to train"),
+        (["rollout.enabled=false", "losses.diffusion=0", "losses.distogram=0"], "losses: got neither"),
+        (["checkpoint.every_steps=0"], "checkpoint.every_steps: got 0, expected at least 1"),
+        (["checkpoint.keep_last=0"], "checkpoint.keep_last: got 0"),
+        (["schedule.lr=nan"], "schedule.lr: got nan"),
+        (["global_batch=0"], "global_batch: got 0"),
     ],
 )
 def test_what_cannot_run_is_refused_before_anything_is_written(runs, overrides, message):
