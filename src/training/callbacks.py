@@ -33,6 +33,7 @@ from foldwright.training.hand_off import HandOff
 from foldwright.training.module import StructureTraining
 from foldwright.training.parallel import any_rank, rank
 from foldwright.training.prediction import predict
+from foldwright.training.run_directory import require_own
 
 
 class Checkpointer(L.Callback):
@@ -68,13 +69,14 @@ class Checkpointer(L.Callback):
             if self.parent is not None:
                 hand_off.apply(self.parent, pl_module.network, pl_module.average, trainer.optimizers[0])
                 self._save(trainer, pl_module)
-            elif checkpoint.complete(self.root) and self.config.init_from.path:
+            elif checkpoint.complete(self.root):
                 raise checkpoint.CheckpointError(
-                    f"{self.root}: every checkpoint is damaged; remove the folder to start from "
-                    f"init_from.path={self.config.init_from.path} again"
+                    f"{self.root}: every checkpoint is damaged; if the disk cannot give them back, remove "
+                    "the folder to start again from step 0"
                 )
             return
         record = checkpoint.load(directory, self._tensors(trainer, pl_module))
+        require_own(directory, record.config, self.config)
         pl_module.skipped_steps = record.skipped_steps
         self.resumed_step = self._saved_step = record.step
         self.writer.latest = directory

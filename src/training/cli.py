@@ -117,7 +117,7 @@ def train(config: TrainConfig) -> None:
         raise
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    claim(run_dir, config, is_writer=launched_rank() == 0)
+    lock = claim(run_dir, config, is_writer=launched_rank() == 0)
     if is_fresh and (parent or config.frozen()):
         console.print(hand_off.table(parent, skeleton))
         if launched_rank() == 0:
@@ -154,13 +154,23 @@ def train(config: TrainConfig) -> None:
             trainer.fit(StructureTraining(config, ops, objective.losses, objective.captures), objective.data)
     finally:
         end_workers()
+        if lock is not None:
+            lock.close()
 
 
 def _skeleton(config: TrainConfig, ops: Ops) -> AlphaFold3:
-    """The network without memory, frozen as configured: names and shapes to plan the hand-off with."""
+    """The network without memory, frozen as configured: names and shapes to plan the hand-off with.
+
+    ValueError if nothing of it is trained.
+    """
     with torch.device("meta"):
         network = AlphaFold3(config.model, ops)
     hand_off.freeze(network, config.frozen())
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise ValueError(
+            f"freeze: got {config.frozen()}, which leaves nothing to train; take modules out of freeze"
+            + " (rollout.enabled=false freezes confidence)" * (not config.rollout.enabled)
+        )
     return network
 
 
