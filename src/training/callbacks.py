@@ -192,7 +192,7 @@ class MetricsFile:
 
 
 def _cells(row: dict[str, float], names: Sequence[str]) -> list[str]:
-    return [str(int(row[name])) if name == "step" else repr(row.get(name, math.nan)) for name in names]
+    return [str(int(row[name])) if name == "step" else repr(float(row.get(name, math.nan))) for name in names]
 
 
 def _numbers(line: Sequence[str], names: Sequence[str]) -> list[float]:

@@ -20,6 +20,15 @@ def test_rows_come_back_exactly(tmp_path):
     assert file.path.read_text().splitlines()[0] == "step,loss"
 
 
+def test_a_resume_leaves_what_stays_as_it_was_written(tmp_path):
+    file = MetricsFile(tmp_path / "metrics.csv")
+    file.append(row(1) | {"phase": 0})
+    file.append(row(2) | {"phase": 1})
+    written = file.path.read_bytes()
+    MetricsFile(file.path).truncate(2)
+    assert file.path.read_bytes() == written
+
+
 def test_truncation_drops_what_will_run_again_and_a_line_cut_short(tmp_path):
     file = MetricsFile(tmp_path / "metrics.csv")
     for step in (1, 2, 3):
