@@ -255,7 +255,8 @@ class Meter(L.Callback):
                 self.norms.append({"step": row["step"], **norms})
         for logger in trainer.loggers:
             logger.log_metrics(row | norms, step=trainer.global_step)
-        self._show(row, trainer.max_steps, pl_module.curriculum.name_at(trainer.global_step - 1))
+        phase = pl_module.curriculum.name_at(trainer.global_step - 1)
+        self._show(row, trainer.max_steps, phase, pl_module.not_finite)
 
     def _of_phase(self, curriculum: Curriculum, step: int) -> dict[str, float]:
         """The number of the phase and the crop of the step that followed `step` completed ones."""
@@ -282,7 +283,7 @@ class Meter(L.Callback):
     ) -> None:
         self.progress.stop()
 
-    def _show(self, row: dict[str, float], max_steps: int, phase: str) -> None:
+    def _show(self, row: dict[str, float], max_steps: int, phase: str, not_finite: list[str]) -> None:
         step, seconds = int(row["step"]), row["step_time"]
         figures = (
             f"loss {row['loss']:.3f}  lr {row['lr']:.2e}  {seconds:.2f} s/step  "
@@ -296,7 +297,7 @@ class Meter(L.Callback):
         if len(self.config.curriculum) > 1:
             figures += f"  phase {phase}"
         if row["skipped"]:
-            self.console.print(f"[yellow]step {step:,} skipped:[/] loss or gradient not finite")
+            self.console.print(f"[yellow]step {step:,} skipped:[/] not finite: {', '.join(not_finite)}")
         self.progress.update(self._bar, completed=step, figures=figures)
         every = self.config.logger.every_steps
         if not self.console.is_terminal and (step % every == 0 or step in (1, max_steps)):
