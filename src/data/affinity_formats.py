@@ -12,6 +12,7 @@ import gzip
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from foldwright.data.affinity_units import Constant, read_column, read_measurement, read_text, read_value
@@ -46,7 +47,7 @@ def read_records(path: Path) -> Iterator[Record]:
 
 def _open(path: Path):  # type: ignore[no-untyped-def]
     opened = gzip.open if path.suffix == ".gz" else open
-    return opened(path, "rt", encoding="utf-8", errors="replace", newline="")
+    return opened(path, "rt", encoding="utf-8-sig", errors="replace", newline="")  # spreadsheets write a BOM
 
 
 def _records(path: Path, lines: Iterator[str]) -> Iterator[Record]:
@@ -63,7 +64,13 @@ def _records(path: Path, lines: Iterator[str]) -> Iterator[Record]:
     reader = _reader_of(header, path)
     csv.field_size_limit(2**24)
     for cells in csv.reader(lines, delimiter=delimiter):
-        yield from reader({name.strip(): cell.strip() for name, cell in zip(header, cells, strict=False)})
+        if cells:  # not a blank line; a short row lacks its last cells
+            yield from reader(
+                {
+                    name.strip(): cell.strip()
+                    for name, cell in zip_longest(header, cells[: len(header)], fillvalue="")
+                }
+            )
 
 
 def _reader_of(header: Sequence[str], path: Path) -> Callable[[Row], Iterator[Record]]:

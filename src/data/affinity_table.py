@@ -95,7 +95,8 @@ class AffinityReport:
 def affinity_table(measured: Sequence[Measured], report: AffinityReport) -> pa.Table:
     """Rows that pass, in order of complex and assay; repeats of one ligand in one assay become one row.
 
-    Exact values that agree within a decade are averaged; others contradict each other and are dropped.
+    Exact values that agree within a decade are averaged; others, and limits that exclude each other, are
+    contradictions and dropped.
     Drops are counted in `report`.
     """
     groups: dict[tuple[str, ...], list[Measured]] = defaultdict(list)
@@ -146,9 +147,12 @@ def _merged(group: Sequence[Measured], report: AffinityReport) -> dict[str, Any]
     if binders >= {True, False}:
         report.dropped["contradicting"] += len(group)
         return None
-    report.duplicates += len(group) - 1
     first = group[0]
     low, high = _bounds(exact, [c for c in constants if c is not None])
+    if low > high:
+        report.dropped["contradicting"] += len(group)
+        return None
+    report.duplicates += len(group) - 1
     is_binder = first.record.is_binder
     report.relations["=" if low == high else ">" if high == math.inf and low > -math.inf else
                      "<" if low == -math.inf and high < math.inf else "-"] += 1  # fmt: skip
@@ -169,7 +173,9 @@ def _merged(group: Sequence[Measured], report: AffinityReport) -> dict[str, Any]
 
 
 def _bounds(exact: Sequence[float], constants: Iterable[Any]) -> tuple[float, float]:
-    """An exact value counts above all limits; of limits of one side the tightest, of both sides none."""
+    """An exact value counts above all limits; of limits of one side the tightest. Limits that exclude each
+    other give a low bound above the high one.
+    """
     if exact:
         mean = statistics.fmean(exact)
         return mean, mean

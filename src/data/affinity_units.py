@@ -20,7 +20,9 @@ _RELATIONS = {
 }  # fmt: skip
 _OPPOSITE = {"=": "=", "<": ">", ">": "<"}
 _RT = 0.0019872043 * 298.15  # kcal/mol
-_NUMBER = re.compile(r"^\s*([<>=~≈≤≥]{0,2})\s*([-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*$")
+_NUMBER = re.compile(
+    r"^\s*([<>=~≈≤≥]{0,2})\s*([-+]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*$"
+)
 _COLUMN = re.compile(r"^(p?)(Ki|Kd|IC50|EC50|AC50|Potency)(?:[_ (\[]+([pnuµμmf]?M)[)\]]?)?$", re.IGNORECASE)
 _TEXT = re.compile(
     r"(Ki|Kd|Ka|IC50|EC50)\s*([<>=~]{1,2})\s*([\d.]+(?:[eE][-+]?\d+)?)\s*(M\^-1|[fpnuµm]?M)", re.IGNORECASE
@@ -61,8 +63,9 @@ def read_column(name: str) -> Column | None:
 def read_value(text: str, column: Column, relation: str = "") -> Constant | None:
     """A cell under a column: `43`, `>10000`, `1e4`; None if it is empty, no number, or not positive.
 
-    `relation` is that of a column of its own, about K (ChEMBL's); that of the cell is about the number as
-    written: "pKd > 6" means K < 1 µM. A cell's own goes first.
+    Commas group thousands: "1,5", by which some mean 1.5, is no number. `relation` is that of a column of its
+    own, about K (ChEMBL's); that of the cell is about the number as written: "pKd > 6" means K < 1 µM. A
+    cell's own goes first.
     """
     match = _NUMBER.match(text)
     if match is None:

@@ -3,7 +3,9 @@
 
 Every draw (data set, entry, crop, alignment rows, templates, conformers and their placement) has a generator
 of its own keyed by (seed, sample number). An example that cannot be built is quarantined: logged, counted and
-replaced by the next draw of the same number; more than a small share of them stops the run.
+replaced by the next draw of the same number; more than a small share of them stops the run. Other examples of
+its entry are tried all the same: some crops of an entry may be sound, and what a worker has met before must
+not decide what a sample number stands for.
 """
 
 from __future__ import annotations
@@ -92,7 +94,7 @@ class StoreDataset(Dataset[Batch]):
             for name, dataset in datasets.items()
         }
         self.store = next(iter(self.parts.values())).store
-        self.quarantine: dict[str, str] = {}  # data set and entry -> why it is bad
+        self.quarantine: dict[str, str] = {}  # data set and entry -> why the last bad example of it is
         self.n_seen = 0
         self.n_bad = 0
 
@@ -109,14 +111,13 @@ class StoreDataset(Dataset[Batch]):
         for attempt in range(self.config.max_attempts):
             draw = part.sampler.draw(request.n, attempt)
             bad = f"{name}/{draw.entry}"
-            if bad in self.quarantine:
-                self._count_bad(bad)
-                continue
             try:
                 return self._build(part, draw, request, attempt)
             except Exception as error:  # any defect of one entry must not end a run of days
-                self.quarantine[bad] = f"{type(error).__name__}: {error}"
-                _log.warning("sample %d: entry %s is quarantined: %s", request.n, bad, self.quarantine[bad])
+                reason = f"{type(error).__name__}: {error}"
+                if bad not in self.quarantine:
+                    _log.warning("sample %d: an example of %s is quarantined: %s", request.n, bad, reason)
+                self.quarantine[bad] = reason
                 self._count_bad(bad)
         raise RuntimeError(
             f"sample {request.n}: {self.config.max_attempts} draws in a row gave bad examples: "

@@ -60,12 +60,17 @@ def average_precision(score: Values, is_binder: NDArray[np.bool_]) -> float:
 
 
 def enrichment(score: Values, is_binder: NDArray[np.bool_], fraction: float = ENRICHED) -> float:
-    """Share of binders among the best-ranked `fraction` (at least one), over their share of all."""
+    """Share of binders among the best-ranked `fraction` (at least one), over their share of all.
+
+    Of equal scores at the end of the ranks that count, each counts in part: their order means nothing.
+    """
     if not is_binder.any():
         return float("nan")
     n_best = max(1, round(fraction * len(score)))
-    best = np.argsort(-score, kind="stable")[:n_best]
-    return float(is_binder[best].mean() / is_binder.mean())
+    last = np.sort(score)[::-1][n_best - 1]
+    above, level = score > last, score == last
+    found = is_binder[above].sum() + (n_best - above.sum()) * is_binder[level].mean()
+    return float(found / n_best / is_binder.mean())
 
 
 def weight_baseline(weight: Values, train_weight: Values, train_value: Values) -> Values:

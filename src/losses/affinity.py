@@ -5,6 +5,9 @@ Every label is an interval: a measured value is its own bound from both sides, "
 "< K" from above alone. The error of a prediction is its distance to the interval; that of a pair is the
 distance of the predicted difference to the interval of differences which the two labels allow. So a censored
 label costs only what contradicts it, and two labels censored alike say nothing about their difference.
+
+Terms are means over groups of the mean in each, zero for a group that a term has no label of: the mean over
+all labels would depend on which groups a device happens to take at once.
 """
 
 from __future__ import annotations
@@ -34,8 +37,8 @@ class AffinityLossConfig:
 class AffinityLabels:
     """Labels of B complexes: `low` and `high` bound log10(K / µM), infinite where nothing is known.
 
-    Complexes of one `assay` (a number) may be compared. `is_binder` counts where `has_binder`, the values
-    where `has_value`.
+    Complexes of one `assay` (a number) of one `group` (numbers below B) may be compared. `is_binder` counts
+    where `has_binder`, the values where `has_value`.
     """
 
     low: Tensor  # float32 [B]
@@ -44,6 +47,7 @@ class AffinityLabels:
     has_value: Tensor  # bool [B]
     is_binder: Tensor  # bool [B]
     has_binder: Tensor  # bool [B]
+    group: Tensor  # int64 [B]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> AffinityLabels:
         return AffinityLabels(*(part.to(device, non_blocking=non_blocking) for part in vars(self).values()))
@@ -66,27 +70,28 @@ def affinity_loss(
 
 
 def absolute_loss(value: Tensor, labels: AffinityLabels, delta: float) -> Tensor:
-    """Mean Huber loss of the distances to the labels' intervals, [E] of values [E, B]."""
+    """Huber loss of the distances to the labels' intervals, [E] of values [E, B]."""
     error = huber(outside(value, labels.low, labels.high), delta)
-    return _mean(error, labels.has_value)
+    return _mean(error, labels.has_value, labels.group)
 
 
 def pairwise_loss(value: Tensor, labels: AffinityLabels, delta: float) -> Tensor:
-    """Mean Huber loss over the pairs of one assay, [E] of values [E, B]; every pair counts once."""
+    """Huber loss over the pairs of one assay, [E] of values [E, B]; every pair counts once."""
     first, second = torch.triu_indices(value.shape[-1], value.shape[-1], 1, device=value.device)
     low = labels.low[second] - labels.high[first]
     high = labels.high[second] - labels.low[first]
     error = huber(outside(value[:, second] - value[:, first], low, high), delta)
-    same = labels.assay[first] == labels.assay[second]
-    return _mean(error, same & labels.has_value[first] & labels.has_value[second])
+    same = (labels.assay[first] == labels.assay[second]) & (labels.group[first] == labels.group[second])
+    return _mean(error, same & labels.has_value[first] & labels.has_value[second], labels.group, first)
 
 
 def focal_loss(logit: Tensor, labels: AffinityLabels, gamma: float, alpha: float) -> Tensor:
-    """Mean focal cross-entropy of the labelled complexes, [E] of logits [E, B]."""
+    """Focal cross-entropy of the labelled complexes, [E] of logits [E, B]."""
     is_binder = labels.is_binder.expand_as(logit)
     signed = torch.where(is_binder, logit, -logit)
     weight = torch.where(is_binder, alpha, 1.0 - alpha)
-    return _mean(-weight * torch.sigmoid(-signed) ** gamma * F.logsigmoid(signed), labels.has_binder)
+    error = -weight * torch.sigmoid(-signed) ** gamma * F.logsigmoid(signed)
+    return _mean(error, labels.has_binder, labels.group)
 
 
 def outside(value: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -99,6 +104,13 @@ def huber(error: Tensor, delta: float) -> Tensor:
     return F.huber_loss(error, torch.zeros_like(error), reduction="none", delta=delta)
 
 
-def _mean(error: Tensor, counted: Tensor) -> Tensor:
-    """Mean of error [E, M] over the entries counted [M]; zero, with a gradient of zero, where none is."""
-    return torch.where(counted, error, 0.0).sum(-1) / counted.sum().clamp(min=1)
+def _mean(error: Tensor, counted: Tensor, group: Tensor, member: Tensor | None = None) -> Tensor:
+    """Mean over groups of the mean of error [E, M] over the entries counted [M]; zero, with a gradient of
+    zero, where none is. `group` is that of every complex [B], `member` the complex of every entry.
+    """
+    own = group if member is None else group[member]
+    zeros = torch.zeros(len(group), dtype=error.dtype, device=error.device)
+    labels_of_group = zeros.index_add(0, own, counted.to(error.dtype))  # whole numbers: exact in any order
+    n_groups = (zeros.index_add(0, group, torch.ones_like(zeros)) > 0).sum()
+    each = torch.where(counted, error, 0.0) / labels_of_group[own].clamp(min=1)
+    return each.sum(-1) / n_groups

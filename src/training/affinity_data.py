@@ -126,22 +126,23 @@ class AffinityDataset(Dataset[AffinityBatch]):
 
 
 def labels_of(table: pa.Table, rows: NDArray[np.int64]) -> AffinityLabels:
-    """Labels of some rows; their assays are numbered as they come."""
+    """Labels of some rows, one group; their assays are numbered as they come."""
     taken = table.take(rows)
     low, high = (torch.tensor(taken[name].to_pylist(), dtype=torch.float32) for name in ("low", "high"))
     _, assay = np.unique(np.array(taken["assay"].to_pylist(), np.str_), return_inverse=True)
     binder = torch.tensor(taken["is_binder"].to_pylist())
     has_value = torch.isfinite(low) | torch.isfinite(high)
-    return AffinityLabels(low, high, torch.from_numpy(assay), has_value, binder == 1, binder >= 0)
+    assays, group = torch.from_numpy(assay), torch.zeros(len(rows), dtype=torch.int64)
+    return AffinityLabels(low, high, assays, has_value, binder == 1, binder >= 0, group)
 
 
 def collate_groups(groups: list[AffinityBatch]) -> AffinityBatch:
-    """Groups one after another; their assays stay apart, their pockets are padded to the largest."""
+    """Groups one after another, numbered; their pockets are padded to the largest."""
     labels = {}
     for name in AffinityLabels.__dataclass_fields__:
         parts = [getattr(group.labels, name) for group in groups]
-        if name == "assay":
-            parts = [part + number * 10_000 for number, part in enumerate(parts)]
+        if name == "group":
+            parts = [torch.full_like(part, number) for number, part in enumerate(parts)]
         labels[name] = torch.cat(parts)
     pockets = [group.pocket for group in groups if group.pocket is not None]
     return AffinityBatch(

@@ -8,7 +8,10 @@ every complex drawn).
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +63,7 @@ def affinity_objective(config: TrainConfig, curriculum: Curriculum, ops: Ops, ru
     recompute = settings.features is Features.recompute
     if not config.model.affinity.enabled:
         raise ValueError("model.affinity.enabled: got false, expected true in the affinity stage; set it")
-    if recompute and config.trainer.sharding is Sharding.fsdp:
+    if recompute and config.trainer.sharding in (Sharding.fsdp, Sharding.hsdp):
         raise ValueError(
             "affinity.features: got recompute with sharded weights, whose ranks would run different numbers "
             "of trunk passes; take affinity.features=cache or trainer.sharding=ddp"
@@ -105,8 +108,17 @@ def affinity_objective(config: TrainConfig, curriculum: Curriculum, ops: Ops, ru
 
 
 def open_cache(config: TrainConfig, digest: str) -> PocketCache:
-    """The cache's part of one checkpoint (its digest) and these settings of poses."""
-    return PocketCache(Path(config.affinity.cache), f"{digest}/{config.affinity.pose.digest()}")
+    """The cache's part of one checkpoint (its digest) and all settings that a pocket depends on: poses, which
+    of the weights predict them, templates, sizes and precision of what is frozen.
+    """
+    model = {name: part for name, part in asdict(config.model).items() if name != "affinity"}
+    settings = [
+        asdict(config.affinity.pose), config.init_from.weights.value, config.data.n_templates, model
+    ]  # fmt: skip
+    text = json.dumps(settings, sort_keys=True, default=lambda choice: choice.value)
+    return PocketCache(
+        Path(config.affinity.cache), f"{digest}/{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    )
 
 
 class AffinityData(StoreData):

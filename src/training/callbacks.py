@@ -7,8 +7,10 @@ All act on optimiser steps, not on batches, and read the step's figures from the
 from __future__ import annotations
 
 import csv
+import math
 import signal
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
@@ -31,6 +33,7 @@ from foldwright.training.hand_off import HandOff
 from foldwright.training.module import StructureTraining
 from foldwright.training.parallel import any_rank, rank
 from foldwright.training.prediction import predict
+from foldwright.training.run_directory import require_own
 
 
 class Checkpointer(L.Callback):
@@ -66,13 +69,14 @@ class Checkpointer(L.Callback):
             if self.parent is not None:
                 hand_off.apply(self.parent, pl_module.network, pl_module.average, trainer.optimizers[0])
                 self._save(trainer, pl_module)
-            elif checkpoint.complete(self.root) and self.config.init_from.path:
+            elif checkpoint.complete(self.root):
                 raise checkpoint.CheckpointError(
-                    f"{self.root}: every checkpoint is damaged; remove the folder to start from "
-                    f"init_from.path={self.config.init_from.path} again"
+                    f"{self.root}: every checkpoint is damaged; if the disk cannot give them back, remove "
+                    "the folder to start again from step 0"
                 )
             return
         record = checkpoint.load(directory, self._tensors(trainer, pl_module))
+        require_own(directory, record.config, self.config)
         pl_module.skipped_steps = record.skipped_steps
         self.resumed_step = self._saved_step = record.step
         self.writer.latest = directory
@@ -142,41 +146,67 @@ class Checkpointer(L.Callback):
 
 
 class MetricsFile:
-    """metrics.csv: one row a step, columns fixed by the first row; steps after a resumed one are dropped."""
+    """metrics.csv: one row a step; steps after a resumed one are dropped.
+
+    A leg on another machine may have other columns (memory, MFU): the file is then written anew with all of
+    them, and a row says "nan" where it has none.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._columns: list[str] | None = None
 
     def truncate(self, step: int) -> None:
         """Keep the rows of steps 1..step: what ran after the checkpoint will run, and be written, again."""
         if not self.path.exists():
             return
-        header, *lines = self._lines()
-        kept = [line for line in lines if int(line[0]) <= step]
-        if not kept:
-            return self.path.unlink()
-        shortened = self.path.with_suffix(".partial")
-        with shortened.open("w", newline="") as file:
-            csv.writer(file).writerows([header, *kept])
-        shortened.replace(self.path)
+        kept = [row for row in self.rows() if row["step"] <= step]
+        if kept:
+            self._write(kept)
+        else:
+            self.path.unlink()
+            self._columns = None
 
     def append(self, row: dict[str, float]) -> None:
-        is_new = not self.path.exists()
+        if self._columns is None:
+            self._columns = self._lines()[0] if self.path.exists() else []
+        if not row.keys() <= set(self._columns):
+            self._write([*self.rows(), row])
+            return
         with self.path.open("a", newline="") as file:
-            writer = csv.writer(file)
-            if is_new:
-                writer.writerow(row)
-            writer.writerow([int(value) if name == "step" else repr(value) for name, value in row.items()])
+            csv.writer(file).writerow(_cells(row, self._columns))
 
     def rows(self) -> list[dict[str, float]]:
-        """Rows in order; a last line cut short by a kill is left out."""
-        header, *lines = self._lines() if self.path.exists() else [[]]
-        return [dict(zip(header, map(float, line), strict=True)) for line in lines]
+        """Rows in order; lines cut short, by a kill or a full disk, are left out."""
+        if not self.path.exists():
+            return []
+        names, *lines = self._lines()
+        return [dict(zip(names, values, strict=True)) for line in lines if (values := _numbers(line, names))]
 
     def _lines(self) -> list[list[str]]:
-        with self.path.open(newline="") as file:
-            lines = list(csv.reader(file)) or [[]]
-        return [line for line in lines if len(line) == len(lines[0])]
+        """All that were written to their end, the names of the columns first."""
+        text = self.path.read_text()
+        return list(csv.reader(text[: text.rfind("\n") + 1].splitlines())) or [[]]
+
+    def _write(self, rows: Sequence[dict[str, float]]) -> None:
+        """The whole file, at once."""
+        self._columns = list(dict.fromkeys(name for row in rows for name in row))
+        partial = self.path.with_suffix(".partial")
+        with partial.open("w", newline="") as file:
+            csv.writer(file).writerows([self._columns, *(_cells(row, self._columns) for row in rows)])
+        partial.replace(self.path)
+
+
+def _cells(row: dict[str, float], names: Sequence[str]) -> list[str]:
+    return [str(int(row[name])) if name == "step" else repr(float(row.get(name, math.nan))) for name in names]
+
+
+def _numbers(line: Sequence[str], names: Sequence[str]) -> list[float]:
+    """The values of a line, none where it is not whole."""
+    try:
+        return [float(value) for value in line] if len(line) == len(names) else []
+    except ValueError:
+        return []
 
 
 class Meter(L.Callback):
@@ -231,7 +261,8 @@ class Meter(L.Callback):
                 self.norms.append({"step": row["step"], **norms})
         for logger in trainer.loggers:
             logger.log_metrics(row | norms, step=trainer.global_step)
-        self._show(row, trainer.max_steps, pl_module.curriculum.name_at(trainer.global_step - 1))
+        phase = pl_module.curriculum.name_at(trainer.global_step - 1)
+        self._show(row, trainer.max_steps, phase, pl_module.not_finite)
 
     def _of_phase(self, curriculum: Curriculum, step: int) -> dict[str, float]:
         """The number of the phase and the crop of the step that followed `step` completed ones."""
@@ -258,7 +289,7 @@ class Meter(L.Callback):
     ) -> None:
         self.progress.stop()
 
-    def _show(self, row: dict[str, float], max_steps: int, phase: str) -> None:
+    def _show(self, row: dict[str, float], max_steps: int, phase: str, not_finite: list[str]) -> None:
         step, seconds = int(row["step"]), row["step_time"]
         figures = (
             f"loss {row['loss']:.3f}  lr {row['lr']:.2e}  {seconds:.2f} s/step  "
@@ -272,7 +303,7 @@ class Meter(L.Callback):
         if len(self.config.curriculum) > 1:
             figures += f"  phase {phase}"
         if row["skipped"]:
-            self.console.print(f"[yellow]step {step:,} skipped:[/] loss or gradient not finite")
+            self.console.print(f"[yellow]step {step:,} skipped:[/] not finite: {', '.join(not_finite)}")
         self.progress.update(self._bar, completed=step, figures=figures)
         every = self.config.logger.every_steps
         if not self.console.is_terminal and (step % every == 0 or step in (1, max_steps)):

@@ -93,7 +93,8 @@ def save(
     best_step: int | None = None,
     group: dist.ProcessGroup | None = None,
 ) -> Path:
-    """Write a checkpoint of `record.step` under `root`; drop all but the newest `keep_last` and the best.
+    """Write a checkpoint of `record.step` under `root`; drop all but the newest `keep_last` up to it and the
+    best. Later ones are damaged, or the run would have gone on from them: they stand for nothing.
 
     Collective over `group`, all ranks. The link `best` leads to the checkpoint of `best_step`.
     """
@@ -117,7 +118,7 @@ def save(
         partial.rename(final)
         _sync_directory(root)
         _link_best(root, best_step)
-        _prune(root, keep_last)
+        _prune(root, final, keep_last)
     barrier(group)
     return final
 
@@ -180,8 +181,15 @@ def fault(directory: Path) -> str | None:
     """Why a checkpoint cannot be used (unreadable record, missing, cut or altered file), or None if sound."""
     try:
         files = json.loads((directory / RECORD).read_text())["files"]
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         return f"{RECORD} is unreadable ({error})"
+    try:
+        return _fault_of_files(directory, files)
+    except OSError as error:  # rights, or a disk that fails: the one before may still be read
+        return f"a file is unreadable ({error})"
+
+
+def _fault_of_files(directory: Path, files: dict[str, list[int]]) -> str | None:
     for name, (size, crc) in files.items():
         path = directory / name
         if not path.is_file():
@@ -287,10 +295,10 @@ def _link_best(root: Path, step: int | None) -> None:
         link.replace(root / BEST)
 
 
-def _prune(root: Path, keep_last: int) -> None:
+def _prune(root: Path, newest: Path, keep_last: int) -> None:
     """Delete old checkpoints but the best, record first, so that one half deleted never looks complete."""
     best = (root / BEST).resolve()
-    for directory in complete(root)[:-keep_last]:
+    for directory in [path for path in complete(root) if path <= newest][:-keep_last]:
         if directory.resolve() == best:
             continue
         (directory / RECORD).unlink(missing_ok=True)

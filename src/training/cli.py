@@ -74,9 +74,8 @@ def main() -> None:
             if config.pipeline.stages and not arguments.cfg:
                 return run_pipeline(config, arguments.overrides, sys.argv[0])
             if not arguments.cfg:
-                make_directory(
-                    Path(config.paths.run_dir)
-                )  # before Hydra does, which answers with a traceback
+                # before Hydra does, which answers with a traceback
+                make_directory(Path(config.paths.run_dir))
         except ConfigError as error:
             _refuse(error)
     hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=CONFIG_NAME)(_run)()
@@ -122,7 +121,7 @@ def train(config: TrainConfig) -> None:
         raise
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    claim(run_dir, config, is_writer=launched_rank() == 0)
+    lock = claim(run_dir, config, is_writer=launched_rank() == 0)
     claim_data(run_dir, objective.tables, is_writer=launched_rank() == 0)
     if is_fresh and (parent or config.frozen()):
         console.print(hand_off.table(parent, skeleton))
@@ -160,13 +159,23 @@ def train(config: TrainConfig) -> None:
             trainer.fit(StructureTraining(config, ops, objective.losses, objective.captures), objective.data)
     finally:
         end_workers()
+        if lock is not None:
+            lock.close()
 
 
 def _skeleton(config: TrainConfig, ops: Ops) -> AlphaFold3:
-    """The network without memory, frozen as configured: names and shapes to plan the hand-off with."""
+    """The network without memory, frozen as configured: names and shapes to plan the hand-off with.
+
+    ValueError if nothing of it is trained.
+    """
     with torch.device("meta"):
         network = AlphaFold3(config.model, ops)
     hand_off.freeze(network, config.frozen())
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise ValueError(
+            f"freeze: got {config.frozen()}, which leaves nothing to train; take modules out of freeze"
+            + " (rollout.enabled=false freezes confidence)" * (not config.rollout.enabled)
+        )
     return network
 
 

@@ -51,7 +51,8 @@ class ValidationConfig:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """`scored`: entries to validate on. `trained_on`: all that may be drawn, or None if nothing is held out.
+    """`scored`: entries to validate on. `trained_on`: all of the store that may be drawn, by whichever data
+    set, or None if nothing is held out.
 
     `excluded` counts entries that are held back, scored or not; `too_large` those too large to score.
     `sequences` are the exact clusters of all polymers of held-out clusters.
@@ -67,7 +68,7 @@ class HeldOut:
 def hold_out(
     store: Store, config: ValidationConfig, wanted: list[str], allow_overlap: bool = False
 ) -> HeldOut:
-    """Split a store. `wanted`: the entries that training may draw from; all if empty.
+    """Split a store. `wanted`: the entries that its data set draws from; all if empty.
 
     Raises ValueError for a named entry that the store lacks or that is over the size cap, for a split that is
     not there or, unless allowed, overlaps, for a fraction outside [0, 1), and where nothing would be left to
@@ -91,8 +92,8 @@ def hold_out(
     pure = sorted(entry for entry, own in clusters.items() if own and own <= held)
     candidates = config.entries or sorted((entry for entry in pure if fits[entry]), key=_position)
     kept_back = {entry for entry, own in clusters.items() if own & held} | set(config.entries)
-    left = tuple(entry for entry in _drawn(store, wanted) if entry not in kept_back)
-    _require(left, len(kept_back))
+    left = tuple(entry for entry in _drawn(store) if entry not in kept_back)
+    _require(left, wanted, len(kept_back))
     too_large = 0 if config.entries else sum(not fits[entry] for entry in pure)
     scored = tuple(candidates[: config.max_entries])
     return HeldOut(scored, left, len(kept_back), too_large, _sequences(manifest, held))
@@ -105,8 +106,8 @@ def _by_split(store: Store, config: ValidationConfig, wanted: list[str], allow_o
     clusters, fits = entry_clusters(manifest), _fitting(manifest, config)
     evaluated = [entry for part in (VALIDATION, TEST) for entry in sets[part] if entry in clusters]
     trained = frozenset(sets[TRAIN])
-    left = tuple(entry for entry in _drawn(store, wanted) if entry in trained)
-    _require(left, len(clusters) - len(trained))
+    left = tuple(entry for entry in _drawn(store) if entry in trained)
+    _require(left, wanted, len(clusters) - len(trained))
     scored = sorted((entry for entry in sets[VALIDATION] if fits[entry]), key=_position)
     held = frozenset[str]().union(*(clusters[entry] for entry in evaluated))
     return HeldOut(
@@ -115,12 +116,12 @@ def _by_split(store: Store, config: ValidationConfig, wanted: list[str], allow_o
     )  # fmt: skip
 
 
-def _drawn(store: Store, wanted: list[str]) -> list[str]:
-    return wanted or sorted(set(store.items()["entry"].to_pylist()))
+def _drawn(store: Store) -> list[str]:
+    return sorted(set(store.items()["entry"].to_pylist()))
 
 
-def _require(left: tuple[str, ...], n_kept_back: int) -> None:
-    if not left:
+def _require(left: tuple[str, ...], wanted: list[str], n_kept_back: int) -> None:
+    if not left or (wanted and not set(wanted) & set(left)):
         raise ValueError(
             f"validation: got {n_kept_back} entries held out, which leaves none to train on; name others "
             "in validation.entries, lower validation.fraction, or add to data.datasets.NAME.entries"

@@ -8,6 +8,7 @@ rank is skipped on all of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -40,8 +41,9 @@ class StructureTraining(L.LightningModule):
     """Trains AlphaFold3 in any stage. `captures`: replay the losses as CUDA graphs where that can be done.
 
     After each optimiser step `record` holds its figures, the same on every rank: loss and every loss term,
-    gradient norm, learning rate, number of cycles, and 1 in `skipped` if the step was skipped. `module_norms`
-    holds the gradient norm of each module before clipping, in steps that have it written.
+    gradient norm, learning rate, number of cycles, and 1 in `skipped` if the step was skipped; `not_finite`
+    names the figures that it was skipped for. `module_norms` holds the gradient norm of each module before
+    clipping, in steps that have it written.
     """
 
     network: AlphaFold3
@@ -57,6 +59,7 @@ class StructureTraining(L.LightningModule):
         self.captures = captures
         self.curriculum = Curriculum(config.curriculum, config.seed)
         self.record: dict[str, float] = {}
+        self.not_finite: list[str] = []
         self.module_norms: dict[str, float] = {}
         self.skipped_steps = 0
         self.skipped_in_a_row = 0
@@ -128,11 +131,12 @@ class StructureTraining(L.LightningModule):
         means = mean_over_ranks(terms.mean(dim=0))  # a NaN or infinity of any rank reaches every rank
         figures = torch.cat([means, norm.to(means).view(1)]).tolist()
         self._terms.clear()
-        self.record = level_means(dict(zip([*names, "grad_norm"], figures, strict=True)), "weighted_mse")
-        is_finite = bool(torch.isfinite(torch.tensor(figures)).all())
-        self.record |= {"lr": optimizer.param_groups[0]["lr"], "skipped": float(not is_finite)}
-        self._count_skip(is_finite)
-        if not is_finite:
+        by_name = dict(zip([*names, "grad_norm"], figures, strict=True))
+        self.not_finite = [name for name, figure in by_name.items() if not math.isfinite(figure)]
+        self.record = level_means(by_name, "weighted_mse")  # in which an empty band is NaN, too
+        self.record |= {"lr": optimizer.param_groups[0]["lr"], "skipped": float(bool(self.not_finite))}
+        self._count_skip()
+        if self.not_finite:
             self.gradients.withhold()
 
     def optimizer_step(
@@ -148,13 +152,15 @@ class StructureTraining(L.LightningModule):
         if not self.record["skipped"]:
             update_average(self.average, self.network, self.config.ema.decay)
 
-    def _count_skip(self, is_finite: bool) -> None:
-        self.skipped_in_a_row = 0 if is_finite else self.skipped_in_a_row + 1
-        self.skipped_steps += not is_finite
+    def _count_skip(self) -> None:
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if self.not_finite else 0
+        self.skipped_steps += bool(self.not_finite)
         limit = self.config.optimizer.max_skipped_in_a_row
         if self.skipped_in_a_row > limit:
+            first = self.global_step * self.config.global_batch
             raise RuntimeError(
-                f"{self.skipped_in_a_row} steps in a row had a loss or gradient not finite (the last: "
-                f"{self.record}), expected at most optimizer.max_skipped_in_a_row={limit}; the weights are "
-                "those before them: lower schedule.lr, or look at the samples of these steps"
+                f"{self.skipped_in_a_row} steps in a row had a loss or gradient not finite (the last, step "
+                f"{self.global_step + 1:,} of samples {first:,} to {first + self.config.global_batch - 1:,}: "
+                f"{', '.join(self.not_finite)}), expected at most optimizer.max_skipped_in_a_row={limit}; "
+                "the weights are those before them: lower schedule.lr, or look at the samples of these steps"
             )

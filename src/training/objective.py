@@ -57,6 +57,11 @@ class Objective:
 def structure_objective(config: TrainConfig, curriculum: Curriculum, ops: Ops, run_dir: Path) -> Objective:
     """Structure and confidence. ValueError for data or held-out entries that cannot be used."""
     config.losses.check()
+    if not (config.losses.diffusion or config.losses.external or config.rollout.enabled):
+        raise ValueError(
+            "losses: got neither losses.diffusion nor losses.external, nor a rollout whose confidence could "
+            "be learnt, expected one of them; set losses.diffusion above 0 or rollout.enabled=true"
+        )
     dataset = open_dataset(config.data, config.seed, config.loader.stage_to)
     require_ready(dataset.parts, config.data)
     choose_entry(dataset, config.summary.entry)

@@ -57,7 +57,7 @@ class Leg:
 
 
 def plan(config: TrainConfig, overrides: Sequence[str]) -> list[Leg]:
-    """The legs of `config.pipeline`, given the command line's overrides that they all get.
+    """The legs of `config.pipeline`, given the command line's overrides that they all get (`seed` counts on).
 
     Raises ConfigError for a setting that a pipeline makes itself, a stage whose configuration is wrong, and a
     folder that holds a stage of another configuration.
@@ -71,9 +71,10 @@ def plan(config: TrainConfig, overrides: Sequence[str]) -> list[Leg]:
             )
     folder = Path(config.paths.output_root) / config.pipeline.name
     legs: list[Leg] = []
-    for name, own in config.pipeline.stages.items():
+    for number, (name, own) in enumerate(config.pipeline.stages.items()):
         parent = legs[-1].run_dir if legs else None
-        legs.append(_leg(name, folder, _merged(common, own), parent))
+        given = _merged([_seed_of(override, number) for override in common], own)
+        legs.append(_leg(name, folder, given, parent))
     return legs
 
 
@@ -137,6 +138,14 @@ def _leg(name: str, folder: Path, overrides: Sequence[str], parent: Path | None)
     except ValueError as error:
         raise ConfigError(f"pipeline stage {name}: {error}") from error
     return Leg(name, run_dir, tuple(given), config, steps)
+
+
+def _seed_of(override: str, number: int) -> str:
+    """A seed counts on from stage to stage, as those of configs/stage/ do: under one and the same each stage
+    would draw the samples and noise of the one before. Other settings stay as given.
+    """
+    key, _, value = override.partition("=")
+    return f"{key}={int(value) + number}" if key == "seed" and value.isdecimal() else override
 
 
 def _merged(overrides: Sequence[str], later: Sequence[str]) -> list[str]:

@@ -8,10 +8,8 @@ structure; poses are predicted in every case.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import zlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -41,10 +39,6 @@ class PoseConfig:
     max_tokens: int = 768  # that the trunk sees
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     pocket: PocketConfig = field(default_factory=PocketConfig)
-
-    def digest(self) -> str:
-        """Of all settings: pockets of others are not theirs."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:8]
 
 
 def make_pocket(

@@ -7,6 +7,7 @@ would climb the loss without a word). Phases are checked by `curriculum`, weight
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
@@ -25,7 +26,7 @@ RULES: tuple[Rule, ...] = (
             "data.max_attempts", "affinity.batch", "affinity.groups.size", "affinity.pose.samples",
             "affinity.pose.cycles", "affinity.pose.msa_rows", "affinity.pose.max_tokens",
             "model.widths.*", "model.*heads", "model.*expansion", "model.*.c_*",
-            "profile.first", "profile.rows", "losses.smooth_lddt_chunk", "optimizer.max_skipped_in_a_row",
+            "profile.first", "profile.rows", "losses.smooth_lddt_chunk",
         ),
     ),
     (
@@ -35,7 +36,8 @@ RULES: tuple[Rule, ...] = (
             "seed", "model.trunk.*.blocks", "model.diffusion.*blocks", "model.confidence.*.blocks",
             "data.n_templates", "loader.workers", "profile.steps", "*.gradient_norms_every",
             "trainer.devices", "trainer.shard_size", "schedule.lr", "schedule.warmup_steps",
-            "optimizer.weight_decay", "losses.diffusion", "losses.smooth_lddt", "losses.bond",
+            "optimizer.weight_decay", "optimizer.max_skipped_in_a_row",
+            "losses.diffusion", "losses.smooth_lddt", "losses.bond",
             "losses.distogram", "losses.confidence", "losses.pae", "*.sampler.gamma_*",
             "*.sampler.noise_scale", "data.datasets.*.items.*",
         ),
@@ -66,11 +68,11 @@ RULES: tuple[Rule, ...] = (
 def check_ranges(settings: Mapping[str, Any]) -> None:
     """ValueError naming the first of the flat settings {"schedule.lr": 1.8e-3, ...} outside its range.
 
-    None is a setting that is not given; nan is outside of every range.
+    None is a setting that is not given; nan and infinity are outside of every range.
     """
     for expected, is_allowed, patterns in RULES:
         for path, value in settings.items():
             if value is None or not any(fnmatchcase(path, pattern) for pattern in patterns):
                 continue
-            if not is_allowed(value):
+            if not is_allowed(value) or value == math.inf:
                 raise ValueError(f"{path}: got {value!r}, expected {expected}")

@@ -9,13 +9,15 @@ under a run would give its later steps other examples than those of their number
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import secrets
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -34,12 +36,18 @@ FREE_SETTINGS = (
     "paths",
     "run_name",
     "pipeline",
+    "affinity.cache",  # a pocket is known by what made it, wherever it lies
 )
+LOCK_FILE = "lock"
 
 
 def deciding(plain: dict[str, Any]) -> dict[str, Any]:
     """The settings that decide what is computed, flattened, without those in FREE_SETTINGS."""
-    return flatten({key: value for key, value in plain.items() if key not in FREE_SETTINGS})
+    return {
+        key: value
+        for key, value in flatten(plain).items()
+        if not any(key == free or key.startswith(f"{free}.") for free in FREE_SETTINGS)
+    }
 
 
 def fingerprint(plain: dict[str, Any]) -> str:
@@ -47,17 +55,39 @@ def fingerprint(plain: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(deciding(plain), sort_keys=True).encode()).hexdigest()
 
 
-def claim(run_dir: Path, config: TrainConfig, is_writer: bool) -> None:
-    """Make the directory this run's; ConfigError, saying what differs, if another configuration owns it."""
+def claim(run_dir: Path, config: TrainConfig, is_writer: bool) -> IO[str] | None:
+    """Make the directory this run's; ConfigError, saying what differs, if another configuration owns it.
+
+    What the writer gets is a lock: until it is closed, or this process ends, another process is refused. A
+    directory that cannot be written is a ConfigError too.
+    """
     plain = to_plain(config)
     require_same(run_dir, config)
-    if is_writer:
-        path = run_dir / CONFIG_FILE
-        make_directory(run_dir)
-        text = f"# fingerprint: {fingerprint(plain)}\n" + yaml.safe_dump(plain, sort_keys=False)
-        partial = path.with_suffix(".partial")
-        partial.write_text(text)
-        partial.replace(path)
+    if not is_writer:
+        return None
+    make_directory(run_dir)
+    lock = _locked(run_dir)
+    path = run_dir / CONFIG_FILE
+    text = f"# fingerprint: {fingerprint(plain)}\n" + yaml.safe_dump(plain, sort_keys=False)
+    partial = path.with_suffix(".partial")
+    partial.write_text(text)
+    partial.replace(path)
+    return lock
+
+
+def _locked(run_dir: Path) -> IO[str]:
+    """A record lock, which workers do not inherit: one that outlives a killed run must not keep it."""
+    lock = (run_dir / LOCK_FILE).open("w")
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            return lock  # a file system without locks
+        raise ConfigError(
+            f"{run_dir}: another process is training in it; wait for it, or end it, or start a run of its "
+            "own with run_name=NAME"
+        ) from error
+    return lock
 
 
 def make_directory(run_dir: Path) -> None:
@@ -97,6 +127,11 @@ def claim_data(run_dir: Path, tables: Mapping[str, Path], is_writer: bool) -> No
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(before | now, indent=1) + "\n")
         partial.replace(path)
+
+
+def require_own(directory: Path, record: dict[str, Any], config: TrainConfig) -> None:
+    """ConfigError if a checkpoint, of the same model though it be, was recorded by another run."""
+    _refuse_other(directory, deciding(record), deciding(to_plain(config)))
 
 
 def wandb_id(run_dir: Path) -> str:

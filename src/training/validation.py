@@ -27,7 +27,7 @@ from foldwright.training.callbacks import Checkpointer, Meter, MetricsFile
 from foldwright.training.config import TrainConfig
 from foldwright.training.held_out import HeldOut, ValidationConfig
 from foldwright.training.module import StructureTraining
-from foldwright.training.parallel import data_position, gather, rank
+from foldwright.training.parallel import data_position, from_first_rank, gather, rank
 from foldwright.training.prediction import Predictor, predict, predict_judged
 
 
@@ -165,10 +165,14 @@ class Validation(L.Callback):
         self.best = -math.inf
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Forget what ran after the checkpoint; score the weights that the run starts from."""
+        """Forget what ran after the checkpoint; score the weights that the run starts from.
+
+        What all ranks validate and save by is what the first one reads: others may look before it has
+        forgotten, or through a file system that is late, and would then wait for each other for ever.
+        """
         if rank() == 0:
             self.file.truncate(trainer.global_step)
-        rows = self.file.rows()
+        rows = from_first_rank(self.file.rows() if rank() == 0 else [])
         name = self.validator.best
         trained = [row for row in rows if row["step"] > 0 and not math.isnan(row.get(name, math.nan))]
         if trained:

@@ -56,6 +56,13 @@ def test_plain_columns(tmp_path):
     assert [record.is_binder for record in labels] == [True, False]
 
 
+def test_what_spreadsheets_leave_in_a_file(tmp_path):
+    """A mark of byte order before the first name, a row cut short, blank lines."""
+    found = records(tmp_path, "\ufeffsmiles,Kd_nM,target\nCCO,5,T\nCC\n\nCN,7\n\n", "sheet.csv")
+    assert [record.smiles for record in found] == ["CCO", "CC", "CN"]
+    assert [record.reason for record in found] == ["", "no_constant", ""]
+
+
 def test_an_unknown_header_is_refused_with_what_is_expected(tmp_path):
     with pytest.raises(ValueError, match=r"got the columns smiles, affinity; expected .*unit in its name"):
         records(tmp_path, "smiles,affinity\nCCO,3\n", "wrong.csv")

@@ -57,6 +57,14 @@ def test_an_exact_value_counts_above_limits_and_the_tightest_of_limits():
     assert table_of(measured("x", 1.0, ">"), measured("x", 2.0, ">"))[0]["low"].to_pylist() == [2.0]
 
 
+def test_limits_that_exclude_each_other_are_dropped():
+    table, report = table_of(measured("x", 1.0, ">"), measured("x", 0.0, "<"), measured("y", 0.0))
+    assert table["ligand"].to_pylist() == ["y"]
+    assert (report.dropped, report.duplicates) == ({"contradicting": 2}, 0)
+    between = table_of(measured("x", 0.0, ">"), measured("x", 1.0, "<"))[0]
+    assert (between["low"].to_pylist(), between["high"].to_pylist()) == ([0.0], [1.0])
+
+
 def test_the_ceiling_of_an_assay():
     records = [measured("x", 1.0).record, measured("y", 0.9).record, measured("z", 1.0, "<").record]
     assert [record.constant.relation for record in censor_ceiling(records, 1.0)] == [">", "=", "<"]

@@ -12,6 +12,8 @@ from foldwright.data.affinity_units import read_column, read_measurement, read_t
         ("IC50 (nM)", " <0.5", -3.301030, "<"),
         ("Ki[uM]", "1e2", 2.0, "="),
         ("EC50_pM", "1,000", -3.0, "="),
+        ("EC50_pM", "1,000,000.0", 0.0, "="),
+        ("EC50_pM", "12345.5", -1.908490, "="),
         ("pIC50", "9", -3.0, "="),
         ("pKd", ">6", 0.0, "<"),
         ("pKd", "<5", 1.0, ">"),
@@ -30,7 +32,7 @@ def test_a_name_that_does_not_say_the_unit_is_not_guessed_at(name):
     assert read_column(name) is None
 
 
-@pytest.mark.parametrize("cell", ["", "nan", "0", "-3", "n.d.", "1-2"])
+@pytest.mark.parametrize("cell", ["", "nan", "0", "-3", "n.d.", "1-2", "1,5", "1,2,3", "5,"])
 def test_cells_without_a_constant(cell):
     assert read_value(cell, read_column("Ki_nM")) is None
 

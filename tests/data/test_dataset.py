@@ -76,12 +76,34 @@ def test_a_bad_example_is_replaced_the_same_way_everywhere(store_path, monkeypat
     one, two = (dataset(store_path, max_bad_fraction=1.0) for _ in range(2))
     with caplog.at_level(logging.WARNING):
         example = one[REQUEST._replace(n=number)]
-    assert "modr is quarantined: ZeroDivisionError: made up" in caplog.text
+    assert "an example of pdb/modr is quarantined: ZeroDivisionError: made up" in caplog.text
     assert example.token_index.max() > 14  # of dimr
     assert one.quarantine == {"pdb/modr": "ZeroDivisionError: made up"}
     for n in range(number):
         two[REQUEST._replace(n=n)]
     assert equal(example, two[REQUEST._replace(n=number)])
+
+
+def test_what_a_worker_met_before_does_not_change_a_sample(store_path, monkeypatch):
+    """An entry of which some crops fail and others do not, as seen by a worker that resumes in between."""
+    real = module.build_example
+
+    def break_every_other(entry, *arguments, **settings):
+        if settings["sample_number"] % 2 == 0:
+            raise ZeroDivisionError("made up")
+        return real(entry, *arguments, **settings)
+
+    monkeypatch.setattr(module, "build_example", break_every_other)
+    worn, fresh = (dataset(store_path, max_bad_fraction=1.0, max_attempts=2) for _ in range(2))
+    with pytest.raises(RuntimeError, match="2 draws in a row"):
+        worn[REQUEST._replace(n=0)]
+    assert equal(worn[REQUEST._replace(n=1)], fresh[REQUEST._replace(n=1)])
+    entry = next(iter(worn.quarantine)).removeprefix("pdb/")
+    sampler = worn.parts["pdb"].sampler
+    numbers = [n for n in range(1, 40, 2) if sampler.draw(n).entry == entry]
+    assert numbers
+    for n in numbers:
+        assert equal(worn[REQUEST._replace(n=n)], fresh[REQUEST._replace(n=n)])
 
 
 def test_many_bad_examples_stop_the_run(store_path, monkeypatch):

@@ -56,3 +56,13 @@ def test_baselines_by_hand():
     query = np.array([[1, 1, 1, 0]], np.uint8)
     assert tanimoto(query, bits)[0].tolist() == pytest.approx([2 / 3, 1 / 4, 0.0])
     assert neighbour_baseline(query, bits, np.array([7.0, 8.0, 9.0])).tolist() == [7.0]
+
+
+def test_enrichment_does_not_depend_on_the_order_of_equal_scores():
+    """Two of the best four are sure, one a binder; five share the two places left, one a binder."""
+    score = np.array([9.0, 8.0] + [5.0] * 5 + [1.0] * 73)
+    is_binder = np.zeros(80, bool)
+    is_binder[[0, 2]] = True
+    for order in (np.arange(80), np.arange(80)[::-1]):
+        assert enrichment(score[order], is_binder[order]) == pytest.approx((1 + 2 / 5) / 4 / (2 / 80))
+        assert enrichment(np.zeros(80), is_binder[order]) == pytest.approx(1.0)

@@ -31,6 +31,7 @@ def labels(values, relations, assays=None, binders=None) -> AffinityLabels:
         high=torch.where(above, infinity, y),
         assay=torch.tensor(assays or [0] * len(kind)),
         has_value=torch.tensor([r != "-" for r in kind]),
+        group=torch.zeros(len(kind), dtype=torch.int64),
         is_binder=torch.tensor([b == 1 for b in binders]),
         has_binder=torch.tensor([b is not None for b in binders]),
     )
@@ -122,3 +123,26 @@ def test_infinite_bounds_leave_gradients_finite():
     terms = affinity_loss(AffinityPrediction(value, torch.zeros_like(value)), given, AffinityLossConfig())
     terms["loss"].backward()
     assert torch.isfinite(value.grad).all()
+
+
+def test_a_step_is_the_same_however_its_groups_are_shared_out():
+    """Groups of several sizes, one of values, one censored, two of binding alone: at once, and one by one."""
+    rng = torch.Generator().manual_seed(3)
+    groups = [
+        labels([0.0, 1.0, -2.0, 0.5], "=><="),
+        labels([1.0, 2.0, 0.0], "=>=", assays=[0, 1, 0]),
+        labels([0.0] * 5, "-----", binders=[1, 0, 0, 0, 0]),
+        labels([0.0] * 2, "--", binders=[0, 1]),
+    ]
+    sizes = [len(group.low) for group in groups]
+    shape = (2, sum(sizes))
+    value, logit = (torch.randn(shape, generator=rng, dtype=torch.float64) for _ in range(2))
+    joined = AffinityLabels(**{
+        name: torch.cat([getattr(group, name) for group in groups]) for name in vars(groups[0])
+    })  # fmt: skip
+    joined.group = torch.repeat_interleave(torch.tensor(sizes))
+    at_once = affinity_loss(AffinityPrediction(value, logit), joined, AffinityLossConfig())
+    parts = zip(value.split(sizes, 1), logit.split(sizes, 1), groups, strict=True)
+    each = [affinity_loss(AffinityPrediction(v, g), own, AffinityLossConfig()) for v, g, own in parts]
+    for name, term in at_once.items():
+        assert term.item() == pytest.approx(sum(part[name].item() for part in each) / 4), name

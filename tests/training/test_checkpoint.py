@@ -49,6 +49,16 @@ def test_newest_counts_steps_and_old_ones_go(tmp_path):
     assert newest(tmp_path) == (tmp_path / "step-00000100", [])
 
 
+@pytest.mark.parametrize("keep_last", [1, 2])
+def test_what_was_just_written_stays_beside_damaged_later_ones(tmp_path, keep_last):
+    for step in (3, 6, 9):
+        write(tmp_path, step)
+    for damaged in (6, 9):
+        cut(tmp_path / f"step-{damaged:08d}")
+    save(tmp_path, state(), Record(step=4, seed=0, config={}), keep_last=keep_last)
+    assert newest(tmp_path)[0] == tmp_path / "step-00000004"
+
+
 def test_nothing_there_is_a_fresh_start(tmp_path):
     assert newest(tmp_path / "absent") == (None, [])
 
@@ -77,6 +87,7 @@ def flip(directory):
         (lambda directory: (directory / ".metadata").unlink(), ".metadata is missing"),
         (lambda directory: (directory / "checkpoint.json").write_text("{"), "unreadable"),
         (unfinish, "never finished"),
+        (lambda directory: (directory / "checkpoint.json").write_text("[]"), "unreadable"),
     ],
 )
 def test_damage_is_noticed_and_the_one_before_taken(tmp_path, damage, reason):
@@ -87,6 +98,21 @@ def test_damage_is_noticed_and_the_one_before_taken(tmp_path, damage, reason):
     assert len(passed_over) == 1
     assert reason in passed_over[0]
     assert fault(write(tmp_path, 2)) is None, "saving again must replace the damaged one"
+
+
+def test_a_file_that_cannot_be_read_is_damage_too(tmp_path, monkeypatch):
+    good, bad = write(tmp_path, 1), write(tmp_path, 2)
+    sum_of = checkpoint._crc32
+
+    def failing(path):
+        if path.parent == bad:
+            raise OSError(5, "Input/output error")
+        return sum_of(path)
+
+    monkeypatch.setattr(checkpoint, "_crc32", failing)
+    directory, passed_over = newest(tmp_path)
+    assert directory == good
+    assert "Input/output error" in passed_over[0]
 
 
 def test_another_model_is_refused_and_nothing_is_written(tmp_path):

@@ -66,6 +66,8 @@ def test_cfg_job_shows_the_cluster_configuration(tmp_path):
         (["model.trunk.pairformer.single_heads=3"], "heads: got 3 for 64 channels, expected a divisor"),
         (["model.diffusion.heads=3"], "heads: got 3 for 128 channels"),
         (["model.trunk.atom.heads=3"], "heads: got 3 for 32 channels"),
+        (["freeze=['*']"], r"freeze: got \['\*'\], which leaves nothing to train"),
+        (["rollout.enabled=false", "losses.diffusion=0", "losses.distogram=0"], "losses: got neither"),
     ],
 )
 def test_what_cannot_run_is_refused_before_anything_is_written(runs, overrides, message):

@@ -47,7 +47,7 @@ def test_named_entries_and_whoever_shares_their_sequences_are_left_out():
     held = hold_out(store, ValidationConfig(entries=["e0"]), [])
     assert held == HeldOut(("e0",), ("e2", "e3", "e4"), excluded=2)
     assert hold_out(store, ValidationConfig(entries=["e3"]), []).trained_on == ("e0", "e1", "e2", "e4")
-    assert hold_out(store, ValidationConfig(entries=["e0"]), ["e3", "e1"]).trained_on == ("e3",)
+    assert hold_out(store, ValidationConfig(entries=["e0"]), ["e3", "e1"]) == held
 
 
 def test_a_fraction_holds_out_clusters_whole():
@@ -99,6 +99,17 @@ def test_every_data_set_leaves_out_what_is_held_out(tmp_path):
         leave_out(data, held, dataset)
 
 
+def test_what_one_data_set_draws_is_no_limit_of_another_of_its_store():
+    sets = {"few": DatasetConfig(entries=["1ubi", "1as5"]), "all": DatasetConfig(weight=0.5)}
+    data = DataConfig(str(store_path()), sets)
+    dataset = StoreDataset(data, 0)
+    held = hold_out(dataset.store, ValidationConfig(entries=["5pti"]), sets["few"].entries)
+    left = leave_out(data, held, dataset).datasets
+    assert left["few"].entries == ["1ubi", "1as5"]
+    everything = set(dataset.store.items()["entry"].to_pylist())
+    assert {"1ubi", "1as5", "2ofg"} <= set(left["all"].entries) <= everything - {"5pti"}
+
+
 SPLIT = [
     ("train", "5pti"),
     ("train", "1a7g"),
@@ -124,7 +135,7 @@ def test_a_split_decides_what_is_scored_and_what_is_trained_on(split):
     config = ValidationConfig(split="mine", fraction=0.5)
     held = hold_out(split, config, [])
     assert held == HeldOut(("1ubi",), ("1a7g", "5pti"), excluded=17, too_large=1)
-    assert hold_out(split, config, ["5pti", "1ubi", "4cup"]).trained_on == ("5pti",)
+    assert hold_out(split, config, ["5pti", "1ubi", "4cup"]) == held
     manifest = split.manifest()
     exact = dict(zip(manifest["entry"].to_pylist(), manifest["chain_clusters_100"].to_pylist(), strict=True))
     polymers = {name for entry in ("1ubi", "1xjr") for name in exact[entry] if not name.startswith("LIGAND:")}

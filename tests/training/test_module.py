@@ -16,8 +16,9 @@ def test_too_many_bad_steps_in_a_row_stop_the_run(runs, monkeypatch):
         return terms | {"loss": terms["loss"] * float("inf")}
 
     monkeypatch.setattr(step, "structure_loss", poisoned)
-    with pytest.raises(RuntimeError, match="3 steps in a row"):
+    with pytest.raises(RuntimeError, match="3 steps in a row") as error:
         runs.here("hopeless", "optimizer.max_skipped_in_a_row=2", "loader.workers=0")
+    assert "step 3 of samples 4 to 5: loss, grad_norm)" in str(error.value)
 
 
 def test_phases_switch_without_a_restart(runs, monkeypatch):

@@ -104,6 +104,11 @@ def test_each_stage_starts_from_the_one_before(runs):
     assert not legs[0].run_dir.exists(), "planning writes nothing"
 
 
+def test_a_seed_for_all_stages_gives_none_the_samples_of_another(runs):
+    assert [leg.config.seed for leg in planned(runs, "seeds", "seed=7")] == [7, 8, 9]
+    assert [leg.config.seed for leg in planned(runs, "seeds")] == [0, 1, 3]
+
+
 @pytest.mark.parametrize("setting", ["stage=finetune1", "run_name=x", "init_from.path=x", "paths.run_dir=x"])
 def test_what_the_pipeline_sets_is_refused(runs, setting):
     with pytest.raises(ConfigError, match="sets it for every stage"):

@@ -27,6 +27,7 @@ def test_the_rules_name_settings_that_exist_and_are_met_by_default(settings):
     [
         ("schedule.lr", -1.0, "0 or more"),
         ("schedule.lr", math.nan, "0 or more"),
+        ("schedule.lr", math.inf, "0 or more"),
         ("global_batch", 0, "1 or more"),
         ("loader.workers", -1, "0 or more"),
         ("checkpoint.every_steps", 0, "1 or more"),

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from foldwright.training.checkpoint import CheckpointError
+from foldwright.training.config import ConfigError
 
 pytestmark = pytest.mark.slow
 
@@ -74,6 +75,24 @@ def test_a_checkpoint_of_another_model_is_refused(runs, uninterrupted):
     with pytest.raises(CheckpointError, match=r"holds another model") as error:
         runs.here("other", "model.diffusion.blocks=2")
     assert "missing in the checkpoint: average.diffusion" in str(error.value)
+
+
+def test_a_checkpoint_of_another_run_is_refused(runs, uninterrupted):
+    shutil.copytree(runs.root / uninterrupted / "checkpoints", runs.root / "swapped" / "checkpoints")
+    with pytest.raises(
+        ConfigError, match=r"step-00000008 belongs to a run with another(.|\n)*seed: 0 there, 7"
+    ):
+        runs.here("swapped", "seed=7", "trainer.max_steps=8")
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew_by_itself(runs, uninterrupted):
+    shutil.copytree(runs.root / uninterrupted, runs.root / "ruined")
+    for directory in runs.checkpoints("ruined"):
+        (directory / "__0_0.distcp").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="every checkpoint is damaged"):
+        runs.here("ruined", "trainer.max_steps=8")
+    assert runs.metrics("ruined") == runs.metrics(uninterrupted)
+    assert len(runs.checkpoints("ruined")) == 3
 
 
 def test_a_finished_run_is_shown_again_and_not_trained_on(runs, uninterrupted, capsys):

@@ -1,6 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run directory belongs to one configuration."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import pytest
 
 from foldwright.training.config import ConfigError, compose_config, to_plain
@@ -36,6 +42,44 @@ def test_how_it_runs_may_change(tmp_path):
     assert fingerprint(to_plain(compose_config(changed))) == fingerprint(to_plain(compose_config([])))
 
 
+def test_a_run_that_was_moved_goes_on(tmp_path):
+    claim(tmp_path / "run", compose_config([f"paths.output_root={tmp_path}"]), is_writer=True)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    claim(tmp_path / "moved", compose_config([f"paths.output_root={tmp_path}/other"]), is_writer=True)
+
+
+def test_a_second_process_is_refused_and_the_same_one_comes_back(tmp_path):
+    other = (
+        "import sys; from foldwright.training.run_directory import claim;"
+        "from foldwright.training.config import compose_config;"
+        "from pathlib import Path; claim(Path(sys.argv[1]), compose_config([]), is_writer=True)"
+    )
+
+    def second():
+        return subprocess.run(
+            [sys.executable, "-c", other, str(tmp_path)], capture_output=True, text=True, check=False
+        )
+
+    lock = claim(tmp_path, compose_config([]), is_writer=True)
+    child = os.fork()  # a worker: it outlives a run that is killed
+    if not child:
+        time.sleep(60)
+        os._exit(0)
+    try:
+        assert "another process is training in it" in second().stderr
+        lock.close()
+        assert second().returncode == 0
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"paths\.run_dir: .*cannot be written"):
+        claim(tmp_path / "file" / "run", compose_config([]), is_writer=True)
+
+
 def test_a_later_end_of_a_phase_is_another_configuration(tmp_path):
     claim(tmp_path, compose_config([]), is_writer=True)
     with pytest.raises(ConfigError, match=r"curriculum.initial.until: \d+ there, 9999 now"):
@@ -54,14 +98,6 @@ def test_a_store_that_changed_under_a_run_is_refused(tmp_path):
         ConfigError, match=r"other data, changed since: data\.datasets\.pdb: manifest\.parquet"
     ):
         claim_data(tmp_path, {"data.datasets.pdb: manifest.parquet": table}, is_writer=False)
-
-
-def test_a_folder_that_cannot_be_written_is_named(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(
-        ConfigError, match=r"paths\.run_dir: .*file.run cannot be written \(Not a directory\)"
-    ):
-        claim(tmp_path / "file" / "run", compose_config([]), is_writer=True)
 
 
 def test_the_wandb_id_is_made_once(tmp_path):

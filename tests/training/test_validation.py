@@ -3,6 +3,7 @@
 
 import csv
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from foldwright.data.dataset import DataConfig, StoreDataset
 from foldwright.data.sample import store_path
 from foldwright.diffusion.sampler import SamplerConfig
 from foldwright.training import validation
+from foldwright.training.callbacks import MetricsFile
 from foldwright.training.held_out import HeldOut, ValidationConfig
 from foldwright.training.validation import describe, share, validate
 
@@ -76,6 +78,21 @@ def test_a_run_validates_before_at_intervals_and_at_the_end(runs, capsys, monkey
     said = " ".join(capsys.readouterr().out.split())
     assert "every 2 steps on 5pti, 1as5, 1ubi; training never draws them nor any of the 3 entries" in said
     assert "validation LDDT" in said
+
+
+def test_all_ranks_go_by_what_the_first_one_reads(tmp_path, monkeypatch):
+    """The second rank may see a file from before the first one dropped what runs again."""
+    stale = MetricsFile(tmp_path / "validation.csv")
+    for step, score in ((0, 0.1), (5, 0.4), (10, 0.9)):
+        stale.append({"step": float(step), "model_selection": score})
+    first = [row for row in stale.rows() if row["step"] <= 5]
+    monkeypatch.setattr(validation, "rank", lambda: 1)
+    monkeypatch.setattr(validation, "from_first_rank", lambda own: first)
+    checkpointer = SimpleNamespace(best_step=None)
+    judged = SimpleNamespace(best="model_selection")
+    callback = validation.Validation(stale.path, 5, judged, checkpointer, None, None)
+    callback.on_train_start(SimpleNamespace(global_step=5), None)
+    assert (callback.best, checkpointer.best_step) == (0.4, 5)
 
 
 @pytest.mark.slow
