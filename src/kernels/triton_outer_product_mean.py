@@ -277,7 +277,6 @@ def _gradient(ctx, dy):
 torch.library.register_autograd("foldwright::outer_product_mean", _gradient, setup_context=_setup)
 
 
-# below the reference until it has been timed on a GPU: kernels.ops.outer_product_mean=triton chooses it
 @register("outer_product_mean", "triton", supports=needs_triton, preference=2)
 def outer_product_mean(a: Tensor, b: Tensor, mask: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """See kernels.reference.outer_product_mean."""
