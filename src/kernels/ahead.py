@@ -194,8 +194,8 @@ def _triangle_multiplication(c: int) -> None:
 def _attention(samples: int, heads: int, c: int) -> None:
     packed = torch.empty(1, samples, _N, 4, heads, c, dtype=torch.bfloat16)
     bias = packed.new_empty(1, heads, _N, _N)
-    out, lse = triton_attention._attention(packed, bias)
-    triton_attention._attention_backward(out, packed, bias, out, lse)
+    out, *rows = triton_attention._attention(packed, bias)
+    triton_attention._attention_backward(out, packed, bias, out, *rows)
 
 
 def _projected_residual(z: Tensor, seed: Tensor) -> None:

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from foldwright.kernels.launch import needs_triton, next_power_of_two
+from foldwright.kernels.launch import needs_triton, next_power_of_two, sharing
 from foldwright.kernels.registry import register
 
 _ELEMENTS = 4096  # of a forward tile: rows x channels
@@ -73,8 +73,7 @@ def _modulate_backward(dy_ptr, a_ptr, g_ptr, da_ptr, dg_ptr, n_rows, c, samples,
 
 def _shape(a: Tensor, g: Tensor) -> tuple[int, int, int, int]:
     """Examples, samples that share a row of g, rows of an example, padded channels."""
-    samples = a.shape[1] // g.shape[1]
-    examples = g.shape[0] if samples > 1 else 1
+    examples, samples = sharing(a, g)
     return examples, samples, g.numel() // g.shape[-1] // examples, next_power_of_two(a.shape[-1])
 
 

@@ -4,9 +4,10 @@ and attention with pair bias (S the diffusion samples). No N x N tensor a row or
 Queries, keys, values and gates lie side by side, as their one projection writes them; so do their gradients.
 
 A program takes several members of S at once, so that each tile of the bias is read once for them. Forward:
-online softmax in base 2. Backward: three passes that recompute the probabilities from the saved log-sum-exp:
-queries (with the gate's part), keys and values, and the bias, whose gradient stays in registers while a
-program walks along S. No atomics: every sum has a fixed order.
+online softmax in base 2. Backward: three passes that recompute the exponentials from the saved maximum of
+each row: queries (with the gate's part), keys and values, and the bias, whose gradient stays in registers
+while a program walks along S. The row's sum of exponentials divides its gradient, once for all passes; as a
+logarithm added to the maximum it would be lost beside large logits. No atomics: every sum has a fixed order.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def _online(q, k, v, bias, beyond, top, total, acc, scale, EVEN: tl.constexpr):
 
 @triton.jit
 def _attention_forward(
-    x_ptr, bias_ptr, out_ptr, lse_ptr, s_size, n, heads, scale, c: tl.constexpr,
+    x_ptr, bias_ptr, out_ptr, top_ptr, total_ptr, s_size, n, heads, scale, c: tl.constexpr,
     Q: tl.constexpr, K: tl.constexpr, C: tl.constexpr, EVEN: tl.constexpr, MEMBERS: tl.constexpr,
 ):  # fmt: skip
     q_start = tl.program_id(0) * Q
@@ -133,20 +134,23 @@ def _attention_forward(
         gate = _load(x_ptr + example * n * 4 * row + 3 * row, 4 * row, n, q_start, c, Q, C, EVEN)
         out = acc[m] / total[m][:, None] * tl.sigmoid(gate.to(tl.float32))
         _store(out_ptr + example * n * row + head * c, out, row, n, q_start, c, Q, C, EVEN)
-        tl.store(lse_ptr + (example * heads + head) * n + at_q, top[m] + tl.log2(total[m]), mask=at_q < n)
+        at = (example * heads + head) * n + at_q
+        tl.store(top_ptr + at, top[m], mask=at_q < n)
+        tl.store(total_ptr + at, total[m], mask=at_q < n)
 
 
 @triton.jit
-def _gate_gradients(dout_ptr, out_ptr, gate_ptr, do_ptr, dgate_ptr, delta_ptr, row, n, q_start,
+def _gate_gradients(dout_ptr, out_ptr, gate_ptr, total_ptr, do_ptr, dgate_ptr, delta_ptr, row, n, q_start,
                     c: tl.constexpr, Q: tl.constexpr, C: tl.constexpr, EVEN: tl.constexpr):  # fmt: skip
-    """Of a tile of queries: the gradient of the ungated output, and delta, its product with that output;
-    both are written too, and the gate's gradient.
+    """Of a tile of queries: the gradient of the ungated output, and delta, its product with that output, over
+    the rows' sums of exponentials; both are written too, and the gate's gradient.
     """
     dout = _load(dout_ptr, row, n, q_start, c, Q, C, EVEN)
     sigmoid = tl.sigmoid(_load(gate_ptr, 4 * row, n, q_start, c, Q, C, EVEN).to(tl.float32))
     product = dout.to(tl.float32) * _load(out_ptr, row, n, q_start, c, Q, C, EVEN).to(tl.float32)
-    do = (dout.to(tl.float32) * sigmoid).to(dout.dtype)
-    delta = tl.sum(product, 1)
+    total = _load_row(total_ptr, n, q_start, 1.0, Q, EVEN)
+    do = (dout.to(tl.float32) * sigmoid / total[:, None]).to(dout.dtype)
+    delta = tl.sum(product, 1) / total
     _store(do_ptr, do, row, n, q_start, c, Q, C, EVEN)
     _store(dgate_ptr, product * (1.0 - sigmoid), 4 * row, n, q_start, c, Q, C, EVEN)
     at_q = q_start + tl.arange(0, Q)
@@ -155,21 +159,21 @@ def _gate_gradients(dout_ptr, out_ptr, gate_ptr, do_ptr, dgate_ptr, delta_ptr, r
 
 
 @triton.jit
-def _logit_gradient(left, right, d_left, d_right, bias, lse, delta, beyond, scale, EVEN: tl.constexpr):
-    """p and d(logits) of a tile, queries by keys or keys by queries, recomputed; zero for keys beyond n and
-    where the log-sum-exp is infinite.
+def _logit_gradient(left, right, d_left, d_right, bias, top, delta, beyond, scale, EVEN: tl.constexpr):
+    """Exponentials and d(logits) of a tile, queries by keys or keys by queries, recomputed; zero for keys
+    beyond n and where the maximum is infinite.
     """
     # rounded as in the forward pass: beside -1e9 another order of rounding would be off by 128
     logits = tl.fma(tl.dot(left, tl.trans(right), input_precision="ieee"), scale, bias)
     if not EVEN:
         logits = tl.where(beyond, float("-inf"), logits)
-    p = tl.exp2(logits - lse)
+    p = tl.exp2(logits - top)
     return p, p * (tl.dot(d_left, tl.trans(d_right), input_precision="ieee") - delta)
 
 
 @triton.jit
 def _attention_query_gradient(
-    dout_ptr, x_ptr, bias_ptr, out_ptr, lse_ptr, dx_ptr, do_ptr, delta_ptr,
+    dout_ptr, x_ptr, bias_ptr, out_ptr, top_ptr, total_ptr, dx_ptr, do_ptr, delta_ptr,
     s_size, n, heads, scale, softmax_scale, c: tl.constexpr,
     Q: tl.constexpr, K: tl.constexpr, C: tl.constexpr, EVEN: tl.constexpr, MEMBERS: tl.constexpr,
 ):  # fmt: skip
@@ -180,18 +184,18 @@ def _attention_query_gradient(
     x_ptr += head * c
     dx_ptr += head * c
     bias_ptr += (batch * heads + head) * n * n
-    q, do, lse, delta = (), (), (), ()
+    q, do, top, delta = (), (), (), ()
     for m in tl.static_range(MEMBERS):
         example = batch * s_size + _member(m, s_size, MEMBERS)
         at, narrow = example * n * 4 * row, example * n * row + head * c
         statistics = (example * heads + head) * n
-        gated = _gate_gradients(dout_ptr + narrow, out_ptr + narrow, x_ptr + at + 3 * row, do_ptr + narrow,
-                                dx_ptr + at + 3 * row, delta_ptr + statistics,
-                                row, n, q_start, c, Q, C, EVEN)  # fmt: skip
+        gated = _gate_gradients(dout_ptr + narrow, out_ptr + narrow, x_ptr + at + 3 * row,
+                                total_ptr + statistics, do_ptr + narrow, dx_ptr + at + 3 * row,
+                                delta_ptr + statistics, row, n, q_start, c, Q, C, EVEN)  # fmt: skip
         do += (gated[0],)
         delta += (gated[1][:, None],)
         q += (_load(x_ptr + at, 4 * row, n, q_start, c, Q, C, EVEN),)
-        lse += (_load_row(lse_ptr + statistics, n, q_start, float("inf"), Q, EVEN)[:, None],)
+        top += (_load_row(top_ptr + statistics, n, q_start, float("inf"), Q, EVEN)[:, None],)
     dq = (tl.zeros([Q, C], tl.float32),) * MEMBERS
     for k_start in range(0, n, K):
         bias = _load_bias(bias_ptr, n, q_start, k_start, Q, K, EVEN)
@@ -201,7 +205,7 @@ def _attention_query_gradient(
             place = x_ptr + (batch * s_size + _member(m, s_size, MEMBERS)) * n * 4 * row
             k = _load(place + row, 4 * row, n, k_start, c, K, C, EVEN)
             v = _load(place + 2 * row, 4 * row, n, k_start, c, K, C, EVEN)
-            own = _logit_gradient(q[m], k, do[m], v, bias, lse[m], delta[m], beyond, scale, EVEN)
+            own = _logit_gradient(q[m], k, do[m], v, bias, top[m], delta[m], beyond, scale, EVEN)
             sums += (tl.dot(own[1].to(k.dtype), k, dq[m], input_precision="ieee"),)
         dq = sums
     for m in tl.static_range(MEMBERS):
@@ -211,7 +215,7 @@ def _attention_query_gradient(
 
 @triton.jit
 def _attention_key_value_gradient(
-    x_ptr, bias_ptr, do_ptr, lse_ptr, delta_ptr, dx_ptr,
+    x_ptr, bias_ptr, do_ptr, top_ptr, delta_ptr, dx_ptr,
     s_size, n, heads, scale, softmax_scale, c: tl.constexpr,
     Q: tl.constexpr, K: tl.constexpr, C: tl.constexpr, EVEN: tl.constexpr, MEMBERS: tl.constexpr,
 ):  # fmt: skip
@@ -238,9 +242,9 @@ def _attention_key_value_gradient(
             statistics = (example * heads + head) * n
             q = _load(x_ptr + example * n * 4 * row, 4 * row, n, q_start, c, Q, C, EVEN)
             do = _load(do_ptr + example * n * row + head * c, row, n, q_start, c, Q, C, EVEN)
-            lse = _load_row(lse_ptr + statistics, n, q_start, float("inf"), Q, EVEN)[None, :]
+            top = _load_row(top_ptr + statistics, n, q_start, float("inf"), Q, EVEN)[None, :]
             delta = _load_row(delta_ptr + statistics, n, q_start, 0.0, Q, EVEN)[None, :]
-            own = _logit_gradient(k[m], q, v[m], do, bias, lse, delta, beyond, scale, EVEN)
+            own = _logit_gradient(k[m], q, v[m], do, bias, top, delta, beyond, scale, EVEN)
             v_sums += (tl.dot(own[0].to(do.dtype), do, dv[m], input_precision="ieee"),)
             k_sums += (tl.dot(own[1].to(q.dtype), q, dk[m], input_precision="ieee"),)
         dk, dv = k_sums, v_sums
@@ -252,7 +256,7 @@ def _attention_key_value_gradient(
 
 @triton.jit
 def _attention_bias_gradient(
-    x_ptr, bias_ptr, do_ptr, lse_ptr, delta_ptr, dbias_ptr, s_size, n, heads, scale, k_tiles, n_maps, each,
+    x_ptr, bias_ptr, do_ptr, top_ptr, delta_ptr, dbias_ptr, s_size, n, heads, scale, k_tiles, n_maps, each,
     c: tl.constexpr, Q: tl.constexpr, K: tl.constexpr, C: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     q_start = (tl.program_id(0) // k_tiles) * Q
@@ -273,9 +277,9 @@ def _attention_bias_gradient(
         v = _load(place + 2 * row, 4 * row, n, k_start, c, K, C, EVEN)
         do = _load(do_ptr + example * n * row + head * c, row, n, q_start, c, Q, C, EVEN)
         statistics = (example * heads + head) * n
-        lse = _load_row(lse_ptr + statistics, n, q_start, float("inf"), Q, EVEN)[:, None]
+        top = _load_row(top_ptr + statistics, n, q_start, float("inf"), Q, EVEN)[:, None]
         delta = _load_row(delta_ptr + statistics, n, q_start, 0.0, Q, EVEN)[:, None]
-        own = _logit_gradient(q, k, do, v, bias, lse, delta, beyond, scale, EVEN)
+        own = _logit_gradient(q, k, do, v, bias, top, delta, beyond, scale, EVEN)
         total += own[1]
     at_q, at_k = q_start + tl.arange(0, Q), k_start + tl.arange(0, K)
     inside = (at_q < n)[:, None] & (at_k < n)[None, :]
@@ -284,53 +288,56 @@ def _attention_bias_gradient(
 
 
 @torch.library.custom_op("foldwright::shared_bias_attention", mutates_args=())
-def _attention(packed: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """The gated output, and the log-sum-exp of the logits in base 2."""
+def _attention(packed: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The gated output; of each row of logits in base 2 the maximum, and the sum of exponentials over it."""
     b, s, n, _, heads, c = packed.shape
     sizes = _tile(n, c, "forward", packed.dtype)
     out = packed.new_empty(b, s, n, heads * c)
-    lse = packed.new_empty(b, s, heads, n, dtype=torch.float32)
+    top, total = (packed.new_empty(b, s, heads, n, dtype=torch.float32) for _ in range(2))
     _attention_forward[(triton.cdiv(n, sizes["Q"]), b * heads, triton.cdiv(s, sizes["MEMBERS"]))](
-        packed.contiguous(), bias.contiguous(), out, lse, s, n, heads, c**-0.5 * _LOG2E, c, **sizes
+        packed.contiguous(), bias.contiguous(), out, top, total, s, n, heads, c**-0.5 * _LOG2E, c, **sizes
     )
-    return out, lse
+    return out, top, total
 
 
 @_attention.register_fake
-def _(packed: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+def _(packed: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     b, s, n, _, heads, c = packed.shape
-    return packed.new_empty(b, s, n, heads * c), packed.new_empty(b, s, heads, n, dtype=torch.float32)
+    top, total = (packed.new_empty(b, s, heads, n, dtype=torch.float32) for _ in range(2))
+    return packed.new_empty(b, s, n, heads * c), top, total
 
 
 @torch.library.custom_op("foldwright::shared_bias_attention_backward", mutates_args=())
 def _attention_backward(
-    dout: Tensor, packed: Tensor, bias: Tensor, out: Tensor, lse: Tensor
+    dout: Tensor, packed: Tensor, bias: Tensor, out: Tensor, top: Tensor, total: Tensor
 ) -> tuple[Tensor, Tensor]:
     b, s, n, _, heads, c = packed.shape
     packed, bias = packed.contiguous(), bias.contiguous()
-    d_packed, do, delta = torch.empty_like(packed), torch.empty_like(out), torch.empty_like(lse)
+    d_packed, do, delta = torch.empty_like(packed), torch.empty_like(out), torch.empty_like(top)
     common = (s, n, heads, c**-0.5 * _LOG2E)
     sizes = _tile(n, c, "query", packed.dtype)
     _attention_query_gradient[(triton.cdiv(n, sizes["Q"]), b * heads, triton.cdiv(s, sizes["MEMBERS"]))](
-        dout.contiguous(), packed, bias, out, lse, d_packed, do, delta, *common, c**-0.5, c, **sizes
+        dout.contiguous(), packed, bias, out, top, total, d_packed, do, delta, *common, c**-0.5, c, **sizes
     )
     sizes = _tile(n, c, "key_value", packed.dtype)
     _attention_key_value_gradient[(triton.cdiv(n, sizes["K"]), b * heads, triton.cdiv(s, sizes["MEMBERS"]))](
-        packed, bias.mT.contiguous(), do, lse, delta, d_packed, *common, c**-0.5, c, **sizes
+        packed, bias.mT.contiguous(), do, top, delta, d_packed, *common, c**-0.5, c, **sizes
     )
     sizes = _tile(n, c, "bias", packed.dtype)
     shares = min(_SHARES, s)
     dbias = torch.empty(shares, b, heads, n, n, dtype=torch.float32, device=packed.device)
     k_tiles = triton.cdiv(n, sizes["K"])
     _attention_bias_gradient[(triton.cdiv(n, sizes["Q"]) * k_tiles, b * heads, shares)](
-        packed, bias, do, lse, delta, dbias, *common, k_tiles, b * heads, triton.cdiv(s, shares), c,
+        packed, bias, do, top, delta, dbias, *common, k_tiles, b * heads, triton.cdiv(s, shares), c,
         **sizes,
     )  # fmt: skip
     return d_packed, dbias.sum(0).to(bias.dtype)
 
 
 @_attention_backward.register_fake
-def _(dout: Tensor, packed: Tensor, bias: Tensor, out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
+def _(
+    dout: Tensor, packed: Tensor, bias: Tensor, out: Tensor, top: Tensor, total: Tensor
+) -> tuple[Tensor, Tensor]:
     return packed.new_empty(packed.shape), bias.new_empty(bias.shape)
 
 
@@ -339,7 +346,7 @@ def _setup(ctx, inputs, output) -> None:
     ctx.set_materialize_grads(False)
 
 
-def _gradient(ctx, dout, _dlse):
+def _gradient(ctx, dout, _dtop, _dtotal):
     return _attention_backward(dout, *ctx.saved_tensors)
 
 

@@ -116,7 +116,7 @@ def _launch(x: Tensor | None, update: Tensor, seed: Tensor, y: Tensor, rate: flo
     source = update if x is None else x
     grid = (triton.cdiv(n_other * c, columns), triton.cdiv(n_shared, rows), update.shape[0])
     _dropout_apply[grid](
-        source, update, seed, y, rate, n_shared, n_other, c,
+        source, update, seed.contiguous(), y, rate, n_shared, n_other, c,
         *strides(source), *strides(update), update.stride(3), *strides(y), y.stride(3),
         HAS_X=x is not None, ROWS=rows, COLS=columns,
     )  # fmt: skip

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from foldwright.kernels.launch import needs_triton, next_power_of_two
+from foldwright.kernels.launch import needs_triton, next_power_of_two, sharing
 from foldwright.kernels.registry import register
 
 _BLOCK = 1024
@@ -49,8 +49,7 @@ def _gate_backward(dy_ptr, u_ptr, g_ptr, du_ptr, dg_ptr, m, samples, BLOCK: tl.c
 
 def _shape(update: Tensor, gate: Tensor) -> tuple[int, int, int]:
     """Examples, samples that share a gate, elements of a gate."""
-    samples = update.shape[1] // gate.shape[1]
-    examples = gate.shape[0] if samples > 1 else 1
+    examples, samples = sharing(update, gate)
     return examples, samples, gate.numel() // examples
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from foldwright.kernels.launch import needs_triton, next_power_of_two
 from foldwright.kernels.registry import register
-from foldwright.windows import KEYS, QUERIES
+from foldwright.windows import KEYS, QUERIES, n_windows
 
 _COLUMNS = 64  # tokens j of a program of the backward pass
 _MARGIN = (KEYS - QUERIES) // 2
@@ -82,14 +82,14 @@ _WINDOW = {"QUERIES": QUERIES, "KEYS": KEYS, "MARGIN": _MARGIN}
 def _gather_pairs(z: Tensor, token: Tensor) -> Tensor:
     """z [B, N, N, c]; token int32 [B, A], -1 for atoms that do not exist -> [B, W, 32, 128, c]."""
     (b, n, _, c), n_atoms = z.shape, token.shape[1]
-    out = z.new_empty(b, n_atoms // QUERIES, QUERIES, KEYS, c)
+    out = z.new_empty(b, n_windows(n_atoms), QUERIES, KEYS, c)
     _gather[(n_atoms, b)](z.contiguous(), token.contiguous(), out, n, n_atoms, c, **_WINDOW, C=_width(c))
     return out
 
 
 @_gather_pairs.register_fake
 def _(z: Tensor, token: Tensor) -> Tensor:
-    return z.new_empty(z.shape[0], token.shape[1] // QUERIES, QUERIES, KEYS, z.shape[-1])
+    return z.new_empty(z.shape[0], n_windows(token.shape[1]), QUERIES, KEYS, z.shape[-1])
 
 
 @torch.library.custom_op("foldwright::gather_pairs_backward", mutates_args=())

@@ -26,7 +26,8 @@ from foldwright.kernels.launch import needs_triton, next_power_of_two
 from foldwright.kernels.registry import register
 from foldwright.kernels.tiles import tile
 
-MAX_CHANNELS = 128  # of a and b: a tile holds all of b's
+MAX_CHANNELS = 64  # of a and b: a tile holds all of b's
+_TABLE_CHANNELS = 32  # of which the table names slices
 MAX_OUTPUT = 512
 CHUNK_BYTES = 1 << 29  # of the outer product's gradient
 _EPS = 1e-3
@@ -145,14 +146,15 @@ def _outer_product_gradient(dy_ptr, scale, w_ptr, d_ptr, first, last, n, c, c_z,
 
 def _tile(c: int, c_z: int, kernel: str, dtype: torch.dtype) -> dict[str, int]:
     """Constexpr sizes and launch options. The table names NI, the rows LEFT = NI SLICE and the columns
-    RIGHT = NJ D of a tile of the outer product, and the MSA rows of a step.
+    RIGHT = NJ D of a tile of the outer product, and the MSA rows of a step. A wider b has narrower slices of
+    a, so that the weight's tile, Z x SLICE D, stays as large.
     """
     sizes = tile("outer_product_mean", kernel, next_power_of_two(c_z), dtype)
     d = max(16, next_power_of_two(c))
     left, right = sizes.pop("LEFT"), sizes.pop("RIGHT")
-    slice_ = min(d, max(1, left // sizes["NI"]))
+    slice_ = min(d, max(1, left // sizes["NI"] * _TABLE_CHANNELS // max(_TABLE_CHANNELS, d)))
     return {
-        "NJ": max(1, right // max(32, d)),
+        "NJ": max(1, right // max(_TABLE_CHANNELS, d)),
         "SLICE": slice_,
         "D": d,
         "Z": max(16, next_power_of_two(c_z)),
@@ -275,7 +277,6 @@ def _gradient(ctx, dy):
 torch.library.register_autograd("foldwright::outer_product_mean", _gradient, setup_context=_setup)
 
 
-# below the reference until it has been timed on a GPU: kernels.ops.outer_product_mean=triton chooses it
 @register("outer_product_mean", "triton", supports=needs_triton, preference=2)
 def outer_product_mean(a: Tensor, b: Tensor, mask: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """See kernels.reference.outer_product_mean."""

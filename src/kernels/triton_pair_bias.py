@@ -177,7 +177,8 @@ def _backward(
 def _(
     d: Tensor, dy: Tensor | None, z: Tensor, norm_w: Tensor, norm_b: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return torch.empty_like(z), torch.empty_like(norm_w), torch.empty_like(norm_b), torch.empty_like(weight)
+    d_norm_w, d_norm_b, dw = (torch.empty_like(p) for p in (norm_w, norm_b, weight))
+    return torch.empty_like(dense(z)), d_norm_w, d_norm_b, dw
 
 
 def _setup(ctx, inputs, output) -> None:

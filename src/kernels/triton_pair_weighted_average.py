@@ -217,7 +217,6 @@ def _gradient(ctx, dout):
 torch.library.register_autograd("foldwright::pair_weighted_average", _gradient, setup_context=_setup)
 
 
-# below the reference until it has been timed on a GPU: kernels.ops.pair_weighted_average=triton chooses it
 @register("pair_weighted_average", "triton", supports=needs_triton, preference=2)
 def pair_weighted_average(v: Tensor, logits: Tensor, gate: Tensor) -> Tensor:
     """See kernels.reference.pair_weighted_average."""

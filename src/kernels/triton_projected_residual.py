@@ -135,7 +135,7 @@ def _backward(
 def _(
     dy: Tensor, x: Tensor, weight: Tensor, seed: Tensor, rate: float, shared_axis: int
 ) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x), torch.empty_like(weight)
+    return torch.empty_like(dense(x)), torch.empty_like(weight)
 
 
 def _setup(ctx, inputs, output) -> None:

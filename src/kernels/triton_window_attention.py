@@ -41,13 +41,22 @@ def _put(ptr, value, stride, atoms, a, cols, c):
 
 
 @triton.jit
+def _logits(q, k, bias, scale):
+    """In base 2, rounded alike in every pass: beside -1e9 another order of rounding would be off by 128."""
+    base_2 = bias.to(tl.float32) * 1.4426950408889634
+    return tl.fma(tl.dot(q, tl.trans(k), input_precision="ieee"), scale, base_2)
+
+
+@triton.jit
 def _softmax(q, k, bias, scale):
-    """Probabilities of a window [Q, K] and the base-2 log-sum-exp of its rows."""
-    logits = tl.dot(q, tl.trans(k), input_precision="ieee") * scale + bias.to(tl.float32) * 1.4426950408889634
+    """Probabilities of a window [Q, K]; of its rows of logits in base 2 the maximum, and the sum of the
+    exponentials over it.
+    """
+    logits = _logits(q, k, bias, scale)
     top = tl.max(logits, 1)
     p = tl.exp2(logits - top[:, None])
     total = tl.sum(p, 1)
-    return p / total[:, None], top + tl.log2(total)
+    return p / total[:, None], top, total
 
 
 @triton.jit
@@ -65,7 +74,7 @@ def _window_forward(q_ptr, k_ptr, v_ptr, bias_ptr, gate_ptr, out_ptr, qb, qd, qa
     v = _rows(v_ptr + batch * vb + d * vd + head * vh, va, keys, a, cols, c)
     map_ptr = bias_ptr + ((batch * tl.num_programs(0) + window) * heads + head) * Q * K
     bias = tl.load(map_ptr + tl.arange(0, Q)[:, None] * K + tl.arange(0, K)[None, :])
-    p, _ = _softmax(q, k, bias, scale)
+    p, _, _ = _softmax(q, k, bias, scale)
     raw = tl.dot(p.to(v.dtype), v, input_precision="ieee")
     base = (batch * samples + d) * a * heads * c + head * c
     gate = _rows(gate_ptr + base, heads * c, queries, a, cols, c).to(tl.float32)
@@ -74,11 +83,13 @@ def _window_forward(q_ptr, k_ptr, v_ptr, bias_ptr, gate_ptr, out_ptr, qb, qd, qa
 
 @triton.jit
 def _window_query_gradient(q_ptr, k_ptr, v_ptr, bias_ptr, gate_ptr, dout_ptr, dq_ptr,
-                           dgate_ptr, draw_ptr, lse_ptr, delta_ptr, qb, qd, qa, qh, kb, kd,
+                           dgate_ptr, draw_ptr, top_ptr, delta_ptr, qb, qd, qa, qh, kb, kd,
                            ka, kh, vb, vd, va, vh, samples, a, heads, c, scale,
                            softmax_scale, Q: tl.constexpr, K: tl.constexpr,
                            MARGIN: tl.constexpr, C: tl.constexpr):  # fmt: skip
-    """Also of the gate and the ungated output, the rows' log-sum-exp and their sums delta, for the others."""
+    """Also of the gate. For the others, which recompute exponentials: the maxima of the rows; the gradient of
+    the ungated output and delta, its product with that output, both over the rows' sums of exponentials.
+    """
     window, head = tl.program_id(0), (tl.program_id(1) % heads).to(tl.int64)
     batch = (tl.program_id(1) // heads).to(tl.int64)
     d = tl.program_id(2).to(tl.int64)
@@ -89,25 +100,25 @@ def _window_query_gradient(q_ptr, k_ptr, v_ptr, bias_ptr, gate_ptr, dout_ptr, dq
     v = _rows(v_ptr + batch * vb + d * vd + head * vh, va, keys, a, cols, c)
     map_ptr = bias_ptr + ((batch * tl.num_programs(0) + window) * heads + head) * Q * K
     bias = tl.load(map_ptr + tl.arange(0, Q)[:, None] * K + tl.arange(0, K)[None, :])
-    p, lse = _softmax(q, k, bias, scale)
+    p, top, total = _softmax(q, k, bias, scale)
     raw = tl.dot(p.to(v.dtype), v, input_precision="ieee")
     row = heads * c
     base = (batch * samples + d) * a * row + head * c
     sigmoid = tl.sigmoid(_rows(gate_ptr + base, row, queries, a, cols, c).to(tl.float32))
     draw = _rows(dout_ptr + base, row, queries, a, cols, c).to(tl.float32) * sigmoid
-    _put(draw_ptr + base, draw, row, queries, a, cols, c)
+    _put(draw_ptr + base, draw / total[:, None], row, queries, a, cols, c)
     _put(dgate_ptr + base, draw * raw * (1.0 - sigmoid), row, queries, a, cols, c)
     delta = tl.sum(draw * raw, 1)
     ds = p * (tl.dot(draw.to(v.dtype), tl.trans(v), input_precision="ieee") - delta[:, None])
     dq = tl.dot(ds.to(k.dtype), k, input_precision="ieee") * softmax_scale
     _put(dq_ptr + base, dq, row, queries, a, cols, c)
     statistics = ((batch * samples + d) * heads + head) * a + queries
-    tl.store(lse_ptr + statistics, lse, mask=queries < a)
-    tl.store(delta_ptr + statistics, delta, mask=queries < a)
+    tl.store(top_ptr + statistics, top, mask=queries < a)
+    tl.store(delta_ptr + statistics, delta / total, mask=queries < a)
 
 
 @triton.jit
-def _window_bias_gradient(q_ptr, k_ptr, v_ptr, bias_ptr, draw_ptr, lse_ptr, delta_ptr,
+def _window_bias_gradient(q_ptr, k_ptr, v_ptr, bias_ptr, draw_ptr, top_ptr, delta_ptr,
                           dbias_ptr, qb, qd, qa, qh, kb, kd, ka, kh, vb, vd, va, vh,
                           samples, each, a, heads, c, scale, Q: tl.constexpr,
                           K: tl.constexpr, MARGIN: tl.constexpr, C: tl.constexpr,
@@ -121,7 +132,7 @@ def _window_bias_gradient(q_ptr, k_ptr, v_ptr, bias_ptr, draw_ptr, lse_ptr, delt
     queries, keys = window * Q + at_q, window * Q - MARGIN + at_k
     number = (batch * (tl.num_programs(0) // (K // PART)) + window) * heads + head
     in_map = at_q[:, None] * K + at_k[None, :]
-    bias = tl.load(bias_ptr + number * Q * K + in_map).to(tl.float32) * 1.4426950408889634
+    bias = tl.load(bias_ptr + number * Q * K + in_map)
     total = tl.zeros([Q, PART], tl.float32)
     row = heads * c
     for d in range(share * each, tl.minimum(share * each + each, samples)):
@@ -130,16 +141,16 @@ def _window_bias_gradient(q_ptr, k_ptr, v_ptr, bias_ptr, draw_ptr, lse_ptr, delt
         v = _rows(v_ptr + batch * vb + d * vd + head * vh, va, keys, a, cols, c)
         do = _rows(draw_ptr + (batch * samples + d) * a * row + head * c, row, queries, a, cols, c)
         statistics = ((batch * samples + d) * heads + head) * a + queries
-        lse = tl.load(lse_ptr + statistics, mask=queries < a, other=float("inf"))
+        top = tl.load(top_ptr + statistics, mask=queries < a, other=float("inf"))
         delta = tl.load(delta_ptr + statistics, mask=queries < a, other=0.0)
-        p = tl.exp2(tl.dot(q, tl.trans(k), input_precision="ieee") * scale + bias - lse[:, None])
+        p = tl.exp2(_logits(q, k, bias, scale) - top[:, None])
         total += p * (tl.dot(do, tl.trans(v), input_precision="ieee") - delta[:, None])
     maps = tl.num_programs(0) // (K // PART) * tl.num_programs(1)
     tl.store(dbias_ptr + (share * maps + number) * Q * K + in_map, total)
 
 
 @triton.jit
-def _window_key_value_gradient(q_ptr, k_ptr, v_ptr, bias_ptr, draw_ptr, lse_ptr, delta_ptr,
+def _window_key_value_gradient(q_ptr, k_ptr, v_ptr, bias_ptr, draw_ptr, top_ptr, delta_ptr,
                                dk_ptr, dv_ptr, qb, qd, qa, qh, kb, kd, ka, kh, vb, vd, va,
                                vh, samples, a, heads, c, scale, softmax_scale,
                                Q: tl.constexpr, K: tl.constexpr, MARGIN: tl.constexpr,
@@ -164,12 +175,11 @@ def _window_key_value_gradient(q_ptr, k_ptr, v_ptr, bias_ptr, draw_ptr, lse_ptr,
         seen = keys - (window * Q - MARGIN)
         inside = ((seen >= 0) & (seen < K))[None, :]
         map_ptr = bias_ptr + ((batch * windows + window) * heads + head) * Q * K
-        bias = tl.load(map_ptr + at_q[:, None] * K + seen[None, :], mask=inside, other=0.0).to(tl.float32)
+        bias = tl.load(map_ptr + at_q[:, None] * K + seen[None, :], mask=inside, other=0.0)
         statistics = ((batch * samples + d) * heads + head) * a + queries
-        lse = tl.load(lse_ptr + statistics, mask=queries < a, other=float("inf"))
+        top = tl.load(top_ptr + statistics, mask=queries < a, other=float("inf"))
         delta = tl.load(delta_ptr + statistics, mask=queries < a, other=0.0)
-        logits = tl.dot(q, tl.trans(k), input_precision="ieee") * scale + bias * 1.4426950408889634
-        p = tl.where(inside, tl.exp2(logits - lse[:, None]), 0.0)
+        p = tl.where(inside, tl.exp2(_logits(q, k, bias, scale) - top[:, None]), 0.0)
         dp = tl.dot(do, tl.trans(v), input_precision="ieee")
         ds = p * (dp - delta[:, None])
         dv = tl.dot(tl.trans(p.to(do.dtype)), do, dv, input_precision="ieee")
@@ -215,15 +225,15 @@ def _window_attention_backward(
     bias, gate = bias.contiguous(), gate.contiguous()
     dq, dk, dv = (q.new_empty(b, d, a, heads, c) for _ in range(3))
     dgate, draw = torch.empty_like(gate), torch.empty_like(gate)
-    lse, delta = (q.new_empty(b, d, heads, a, dtype=torch.float32) for _ in range(2))
+    top, delta = (q.new_empty(b, d, heads, a, dtype=torch.float32) for _ in range(2))
     dbias = q.new_empty(shares, *bias.shape, dtype=torch.float32)
     scales = (c**-0.5 * _LOG2E, c**-0.5)
     grid = (windows, b * heads, d)
     _window_query_gradient[grid](
-        q, k, v, bias, gate, dout.contiguous(), dq, dgate, draw, lse, delta, *strides,
+        q, k, v, bias, gate, dout.contiguous(), dq, dgate, draw, top, delta, *strides,
         d, a, heads, c, *scales, **_sizes(q),
     )  # fmt: skip
-    inputs = (q, k, v, bias, draw, lse, delta)
+    inputs = (q, k, v, bias, draw, top, delta)
     _window_key_value_gradient[grid](*inputs, dk, dv, *strides, d, a, heads, c, *scales, **_sizes(q))
     _window_bias_gradient[(windows * (KEYS // _PART), b * heads, shares)](
         *inputs, dbias, *strides, d, triton.cdiv(d, shares), a, heads, c, scales[0], **_sizes(q), PART=_PART

@@ -56,10 +56,12 @@ class Eager:
             return self.losses(batch, phase, directly)
 
     def backward(self, loss: Tensor) -> None:
-        with self.gradients.gathered():
-            loss.backward()
-        if self.copies is not None:
-            self.copies.close()
+        try:
+            with self.gradients.gathered():
+                loss.backward()
+        finally:  # a failure, as for want of memory, must not leave the copies to what a handler of it does
+            if self.copies is not None:
+                self.copies.close()
 
 
 class Graphed:
@@ -106,9 +108,11 @@ class Graphed:
 
     def backward(self, loss: Tensor) -> None:
         if self._current is None:
-            with self.gradients.gathered():
-                loss.backward()
-            self.copies.close()
+            try:
+                with self.gradients.gathered():
+                    loss.backward()
+            finally:
+                self.copies.close()
         else:
             self._current.backward.replay()
             self._current = None
@@ -145,9 +149,11 @@ class _Recording:
                 self._end()
         finally:
             self._stop()  # a failure, as for want of memory, must not leave the device capturing
-        with self._capture(self.backward), gradients.gathered():
-            loss.backward()
-        copies.close()
+        try:
+            with self._capture(self.backward), gradients.gathered():
+                loss.backward()
+        finally:
+            copies.close()
         self.terms = {name: term.detach() for name, term in terms.items()}
         return self._results()
 

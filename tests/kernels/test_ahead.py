@@ -27,6 +27,26 @@ def test_every_kernel_compiles_and_fits(architecture, tmp_path):
     assert process.stdout.count(architecture) == KERNELS
 
 
+def test_every_pass_of_window_attention_rounds_its_logits_alike(tmp_path):
+    """log2 e times the bias (-1e9 where masked) is rounded before the product is added, never with it: of two
+    ways to contract them one differs from the other by 2^128 in the exponential.
+    """
+    script = (
+        "from foldwright.kernels import ahead\n"
+        "ahead._calls = lambda: [ahead._window_attention]\n"
+        "ahead.compile_all('sm_90')"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment |= {"TRITON_CACHE_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=120)
+    programs = [path.read_text() for path in tmp_path.rglob("_window_*.ptx")]
+    assert len(programs) == 4
+    log2_e = "0f3FB8AA3B"
+    assert all(log2_e in program for program in programs)
+    assert not [line for program in programs for line in program.splitlines()
+                if line.lstrip().startswith("fma") and log2_e in line]  # fmt: skip
+
+
 def test_an_unknown_architecture_is_named():
     with pytest.raises(ValueError, match="got architecture 'volta', expected one like sm_90"):
         target_of("volta")

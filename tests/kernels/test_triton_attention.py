@@ -54,6 +54,16 @@ def test_large_logits_and_fully_masked_rows_stay_finite():
     assert all(torch.isfinite(x).all() for x in run(triton_attention.shared_bias_attention, case))
 
 
+def test_gradients_of_fully_masked_rows_are_those_of_equal_weights():
+    """At -1e9 float32 knows no other logits, and no logarithm of the number of keys beside them."""
+    case = [x.float().to(DEVICE) for x in inputs(2, 2, 40, 1, 16)]
+    case[1][1] += MASKED
+    case[1][0, :, :5] += 1e4
+    outs = (run(f, case) for f in (triton_attention.shared_bias_attention, reference.shared_bias_attention))
+    for own, plain in zip(*outs, strict=True):
+        torch.testing.assert_close(own, plain, atol=2e-3, rtol=2e-3)
+
+
 def test_gradients_are_deterministic():
     case = [x.float().to(DEVICE) for x in inputs(1, 5, 40, 2, 16)]
     kernel = triton_attention.shared_bias_attention

@@ -4,7 +4,7 @@ import torch
 
 from foldwright.kernels import reference, triton_dropout
 from foldwright.kernels.testing import check_kernel, run
-from foldwright.randomness import uniform
+from foldwright.randomness import random_bits, uniform
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
@@ -33,6 +33,18 @@ def test_output_and_gradients_with_the_very_mask_of_the_reference(shape, shared_
             for f in (triton_dropout.dropout_residual, reference.dropout_residual)]  # fmt: skip
     assert torch.equal(*kept)
     assert 0 < kept[0].float().mean() < 1
+
+
+@pytest.mark.parametrize("shared_axis", [1, 2])
+def test_seeds_are_a_column_of_those_of_a_block(shared_axis):
+    x, update, _ = (t.float().to(DEVICE) for t in case((3, 5, 6, 16)))
+    seed = random_bits(torch.tensor([1, 2, 3], device=DEVICE), (4,))[:, 1]  # as the MSA module hands them out
+    assert not seed.is_contiguous()
+    arguments = (seed, 0.25, shared_axis)
+    kernel, plain = (run(lambda a, b, f=f: f(a, b, *arguments), [x, update])
+                     for f in (triton_dropout.dropout_residual, reference.dropout_residual))  # fmt: skip
+    for one, other in zip(kernel, plain, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("columns", [60, 700])

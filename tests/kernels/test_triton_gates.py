@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from foldwright.kernels import reference, triton_gates
+from foldwright.kernels import reference, triton_adaptive_layer_norm, triton_gates
 from foldwright.kernels.testing import check_kernel
 
 CUDA = torch.cuda.is_available()
@@ -43,3 +43,13 @@ def test_registrations_are_sound():
     x, u, g = (draw(2, d, 5, 8).float().to(DEVICE).requires_grad_() for d in (3, 3, 1))
     torch.library.opcheck(torch.ops.foldwright.gated_residual.default, (x, u, g))
     torch.library.opcheck(torch.ops.foldwright.swiglu.default, (x,))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 4, 16), (2, 2, 4, 16)], ids=str)
+def test_what_no_axis_of_samples_shares_is_refused(shape):
+    """The kernels would leave examples unwritten: the reference broadcasts one example's gate."""
+    x, shared = torch.zeros(2, 3, 4, 8, device=DEVICE), torch.zeros(shape, device=DEVICE)
+    with pytest.raises(ValueError, match=r"shared by the samples of \(2, 3, 4, 8\)"):
+        triton_gates.gated_residual(x, x, shared[..., :8])
+    with pytest.raises(ValueError, match=r"shared by the samples of \(2, 3, 4, 8\)"):
+        triton_adaptive_layer_norm.adaptive_layer_norm(x, shared)

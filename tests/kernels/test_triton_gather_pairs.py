@@ -88,3 +88,11 @@ def test_registrations_are_sound():
     token = torch.where(mask, token, -1).int()
     arguments = (z.float().to(DEVICE).requires_grad_(), token)
     torch.library.opcheck(torch.ops.foldwright.gather_pairs.default, arguments)
+
+
+def test_atoms_beyond_the_last_whole_window_are_refused():
+    """As by the reference: there is no place for their pairs."""
+    z, token, mask = torch.zeros(1, 5, 5, 4, device=DEVICE), *case(1, 5, 64, 4)[1:]
+    for function in (gather_pairs, reference.gather_pairs):
+        with pytest.raises(ValueError, match="got 40 atoms, expected a multiple of 32"):
+            function(z, token[:, :40], mask[:, :40])

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from foldwright.kernels import reference, triton_outer_product_mean
+from foldwright.kernels import reference, tiles, triton_outer_product_mean
 from foldwright.kernels.testing import check_kernel, run
 
 CUDA = torch.cuda.is_available()
@@ -75,3 +75,17 @@ def test_registrations_are_sound():
     case = [x.float().to(DEVICE).requires_grad_() if x.is_floating_point() else x.to(DEVICE)
             for x in inputs(1, 6, 3, 1, 16)]  # fmt: skip
     torch.library.opcheck(torch.ops.foldwright.outer_product_mean.default, case)
+
+
+@pytest.mark.parametrize("architecture", ["default", "sm_90"])
+@pytest.mark.parametrize("kernel", ["forward", "weights", "outer"])
+@pytest.mark.parametrize("c_z", [128, 256, 512])
+def test_wider_channels_take_no_more_of_the_chip(monkeypatch, architecture, kernel, c_z):
+    """The weight's tile, which stands in shared memory, is no larger than that of AF3's 32 channels."""
+    monkeypatch.setattr(tiles, "interpreting", lambda: False)
+    monkeypatch.setattr(tiles, "architecture", lambda: architecture)
+    elements = []
+    for c in (32, 48, triton_outer_product_mean.MAX_CHANNELS):
+        sizes = triton_outer_product_mean._tile(c, c_z, kernel, torch.bfloat16)
+        elements.append(sizes["SLICE"] * sizes["D"] * sizes["Z"])
+    assert max(elements) == elements[0]

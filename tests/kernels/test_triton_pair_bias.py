@@ -89,3 +89,16 @@ def test_registrations_are_sound():
     case = [x.float().to(DEVICE).requires_grad_() for x in given]
     for op in (torch.ops.foldwright.pair_bias, torch.ops.foldwright.norm_and_pair_bias):
         torch.library.opcheck(op.default, (*case, key_bias.float().to(DEVICE)))
+
+
+@pytest.mark.parametrize(
+    "laid", [lambda z: z.transpose(1, 2)[..., :16], lambda z: z[..., :16].mT.contiguous().mT]
+)
+def test_a_gradient_of_pairs_with_gaps_lies_as_the_compiler_is_told(laid):
+    given, _ = inputs(1, 5, 32, 2)
+    z, *_ = (x.float().to(DEVICE) for x in given)
+    parameters = [torch.randn(shape, device=DEVICE) for shape in ((16,), (16,), (2, 16))]
+    arguments = (torch.randn(1, 2, 5, 5, device=DEVICE), None, laid(z), *parameters)
+    torch.library.opcheck(
+        torch.ops.foldwright.pair_bias_backward.default, arguments, test_utils="test_faketensor"
+    )

@@ -69,3 +69,13 @@ def test_registrations_are_sound():
     ]
     case[3] = case[3].to(DEVICE)
     torch.library.opcheck(torch.ops.foldwright.projected_residual.default, case)
+
+
+@pytest.mark.parametrize(
+    "laid", [lambda x: x.transpose(1, 2)[..., :16], lambda x: x[..., :16].mT.contiguous().mT]
+)
+def test_a_gradient_of_pairs_with_gaps_lies_as_the_compiler_is_told(laid):
+    x, weight = torch.randn(2, 5, 5, 32, device=DEVICE), torch.randn(16, 16, device=DEVICE)
+    seed, dy = torch.tensor([1, 2], device=DEVICE), torch.randn(2, 5, 5, 16, device=DEVICE)
+    op = torch.ops.foldwright.projected_residual_backward.default
+    torch.library.opcheck(op, (dy, laid(x), weight, seed, 0.25, 1), test_utils="test_faketensor")

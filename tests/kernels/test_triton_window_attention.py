@@ -53,6 +53,23 @@ def test_a_window_without_any_key_is_finite():
         assert torch.isfinite(tensor).all()
 
 
+def test_gradients_of_a_window_without_any_key_are_those_of_equal_weights():
+    """At -1e9 float32 knows no other logits, and no logarithm of the number of keys beside them."""
+    arguments = [x.float().to(DEVICE) for x in inputs(1, 2, 6, 1, 16, masked=150)]
+    outs = (run(f, arguments) for f in (triton_window_attention.window_attention, reference.window_attention))
+    for own, plain in zip(*outs, strict=True):
+        torch.testing.assert_close(own, plain, atol=1e-4, rtol=1e-4)
+
+
+def test_a_window_without_any_key_is_finite_whatever_its_logits():
+    """Products of 54 in base 2: with -1e9 one rounding differs from another by 128 there."""
+    q, k, v, bias, gate = (x.to(DEVICE, torch.bfloat16 if CUDA else torch.float32)
+                           for x in inputs(1, 1, 6, 1, 16, masked=192))  # fmt: skip
+    q, k = (x.fill_(37.5**0.5) / 2 for x in (q, k))
+    for tensor in run(triton_window_attention.window_attention, [q, k, v, bias, gate]):
+        assert torch.isfinite(tensor).all()
+
+
 def test_sdpa_computes_the_same():
     arguments = inputs(2, 3, 3, 2, 8)
     torch.testing.assert_close(sdpa.window_attention(*arguments), reference.window_attention(*arguments))

@@ -190,6 +190,31 @@ def test_a_failed_capture_is_ended(monkeypatch, real_batches):
     assert casts._opened is None
 
 
+class _Failing(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.sum()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize("kind", [Eager, Graphed])
+def test_a_failed_backward_pass_leaves_no_copies_of_the_weights(kind, events, monkeypatch):
+    """Else a sweep's next line would find the weights of the one that ran out of memory still there."""
+    weight, copies = torch.nn.Parameter(torch.ones(2, 2)), WeightCopies()
+    execution = kind(lambda *_: {}, FlatGradients([weight]), copies)
+    execution.copies = copies
+    with copies.opened():
+        loss = _Failing.apply(casts.cast(weight, torch.bfloat16))
+    assert casts._opened is copies
+    with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
+        execution.backward(loss)
+    assert casts._opened is None
+    assert not copies.buffers()
+
+
 @pytest.fixture
 def deterministic():
     """Gradients of gathers without atomics, whose order of summation differs from run to run."""
