@@ -55,7 +55,7 @@ def random_bits(seed: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def uniform(seed: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """float32 [*seed.shape, *shape], uniform in (0, 1): 24 random bits, never 0 or 1."""
+    """float32 [*seed.shape, *shape], uniform in (0, 1]: 24 random bits, never 0."""
     bits = (random_bits(seed, shape) >> 40) & 0xFFFFFF
     return (bits.to(torch.float32) + 0.5) * 2.0**-24
 
