@@ -83,7 +83,13 @@ def main() -> None:
 
 def _run(composed: DictConfig) -> None:
     try:
-        train(build(composed))
+        config = build(composed)
+        if config.pipeline.stages:
+            raise ConfigError(
+                f"pipeline: got pipeline={config.pipeline.name} with -m, which would train one stage alone; "
+                "give each pipeline a command of its own, with pipeline.name=NAME"
+            )
+        train(config)
     except (ConfigError, CheckpointError, WriteError) as error:
         _refuse(error)
     except LostRankError as error:  # the process group cannot be taken down in order any more

@@ -163,9 +163,10 @@ class Validation(L.Callback):
         self.file, self.every_steps, self.validator = MetricsFile(path), every_steps, validator
         self.checkpointer, self.meter, self.console = checkpointer, meter, console
         self.best = -math.inf
+        self.is_first_due = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Forget what ran after the checkpoint; score the weights that the run starts from.
+        """Forget what ran after the checkpoint.
 
         What all ranks validate and save by is what the first one reads: others may look before it has
         forgotten, or through a file system that is late, and would then wait for each other for ever.
@@ -178,7 +179,12 @@ class Validation(L.Callback):
         if trained:
             best = max(trained, key=lambda row: row[name])
             self.best, self.checkpointer.best_step = best[name], int(best["step"])
-        if trainer.global_step == 0 and not rows:
+        self.is_first_due = trainer.global_step == 0 and not rows
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Score the weights that the run starts from, now that the Checkpointer has taken SIGTERM over."""
+        if self.is_first_due:
+            self.is_first_due = False
             self._run(trainer, pl_module)
 
     def on_train_batch_end(

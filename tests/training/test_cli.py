@@ -41,6 +41,13 @@ def test_a_run_directory_that_cannot_be_made_ends_in_one_line(tmp_path):
     assert result.stderr.count("\n") == 1
 
 
+def test_a_sweep_of_pipelines_is_refused_instead_of_trained_in_part(tmp_path):
+    result = command(tmp_path, "-m", "pipeline=af3", "seed=0", "trainer=cpu")
+    assert result.returncode == 1
+    assert "error: pipeline: got pipeline=af3 with -m, which would train one stage alone" in result.stderr
+    assert not (tmp_path / "runs" / "structure").exists()
+
+
 def test_cfg_job_shows_the_cluster_configuration(tmp_path):
     result = command(
         tmp_path, "stage=structure", "model=base", "data=pdb", "data.root=/x", "trainer=fsdp", "--cfg", "job"

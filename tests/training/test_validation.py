@@ -2,7 +2,9 @@
 """Validation: shared over ranks without repeats, kept apart from training, and the same after a resume."""
 
 import csv
+import os
 import shutil
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -78,6 +80,20 @@ def test_a_run_validates_before_at_intervals_and_at_the_end(runs, capsys, monkey
     said = " ".join(capsys.readouterr().out.split())
     assert "every 2 steps on 5pti, 1as5, 1ubi; training never draws them nor any of the 3 entries" in said
     assert "validation LDDT" in said
+
+
+def test_sigterm_during_the_first_validation_saves_like_any_other(runs, monkeypatch, capsys):
+    real = validation.Validation._run
+
+    def terminated(self, trainer, module):
+        if trainer.global_step == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, trainer, module)
+
+    monkeypatch.setattr(validation.Validation, "_run", terminated)
+    runs.here("terminated_early", *CHEAP, "loader.workers=0", "trainer.max_steps=3")
+    assert "SIGTERM: saved step 1" in " ".join(capsys.readouterr().out.split())
+    assert [path.name for path in runs.checkpoints("terminated_early")] == ["step-00000001"]
 
 
 def test_all_ranks_go_by_what_the_first_one_reads(tmp_path, monkeypatch):
