@@ -6,10 +6,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from foldwright.batch import collate
 from foldwright.confidence.head import ConfidenceHead
 from foldwright.data.synthetic import synthetic_example
-from foldwright.diffusion.module import DiffusionTransformerBlock
 from foldwright.flops import StepSizes, confidence_head, diffusion_block, pairformer_block, step_flops
 from foldwright.kernels import KernelConfig, select
-from foldwright.layers.attention import PairBiases
+from foldwright.layers.attention import ConditionedAttentionPairBias, PairBiases
+from foldwright.layers.conditioned import ConditionedBlock
+from foldwright.layers.transition import ConditionedTransition
 from foldwright.model import ModelConfig
 from foldwright.pairformer.pairformer import PairformerBlock
 
@@ -38,7 +39,8 @@ def test_pairformer_block_executes_and_predicts_the_golden_flops(n, golden):
 def test_diffusion_block_executes_and_predicts_the_golden_flops(samples, golden):
     n = 128
     with torch.device("meta"):
-        block = DiffusionTransformerBlock(768, 384, 16, 2, OPS)
+        attention = ConditionedAttentionPairBias(768, 384, 16, OPS)
+        block = ConditionedBlock(attention, ConditionedTransition(768, 384, 2, OPS))
         pair_bias = PairBiases(128, 16, OPS, blocks=1)
         a, s = torch.empty(1, samples, n, 768), torch.empty(1, samples, n, 384)
         z, mask = torch.empty(1, n, n, 128), torch.ones(1, n, dtype=torch.bool)

@@ -124,7 +124,8 @@ class Checkpointer(L.Callback):
             kept = self.writer.latest or "none yet"
             self.console.print(
                 f"[bold]interrupted[/] after step {trainer.global_step:,}; newest checkpoint: {kept}. The "
-                "same command resumes there. SIGTERM (kill PID) would have saved the running step first"
+                "same command resumes there. SIGTERM (kill PID) would have saved the running step first",
+                soft_wrap=True,  # a path stays whole
             )
 
     def _note_sigterm(self, number: int, frame: FrameType | None) -> None:

@@ -76,7 +76,7 @@ def test_errors_at_the_cut_are_found_there(target):
 def test_the_command_and_its_figure_in_a_report(untrained, tmp_path, capsys):
     arguments = [f"--checkpoint={untrained}", f"--truth={store_path()}", f"--out={tmp_path / 'gap'}", *FAST]
     assert crop_gap.main([*arguments, "--entries", "1as5", "1lcd", "--crop-tokens=48", "--overlap=12"]) == 0
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
     assert "LDDT of 1 targets larger than 48 tokens" in said
     assert "whole on crops - crops" in said
     (row,) = read_table(tmp_path / "gap" / "targets.parquet").to_pylist()

@@ -38,7 +38,7 @@ def test_bonded_chains_are_found_by_their_bonds(store, name):
     truth = store.entry(name).structure
     found = match(truth, renamed(truth))
     assert not found.missing
-    assert (found.source >= 0)[truth.atom_resolved].all()
+    assert (found.source >= 0)[truth.bonds].all()
     np.testing.assert_allclose(
         bond_lengths(truth, found.coords), bond_lengths(truth, truth.atom_coords), atol=0.1
     )

@@ -70,5 +70,6 @@ def run(
 
 
 if __name__ == "__main__":
+    compose_config([])  # what it imports, too
     for line in sys.stdin:
         print(json.dumps(run(**json.loads(line))), flush=True)
