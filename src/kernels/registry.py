@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
+from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -106,8 +107,9 @@ def implementations(op: str) -> list[Implementation]:
     return sorted(_REGISTRY[op], key=lambda entry: -entry.preference)
 
 
+@cache
 def _load_implementations() -> None:
-    """Import the modules that register: here and not at the top, since they import this one."""
+    """Import, once, the modules that register: here and not at the top, since they import this one."""
     names = ["reference", "sdpa"]
     if find_spec("triton") is not None:  # it has no wheels outside Linux on x86-64
         names += sorted(path.stem for path in Path(__file__).parent.glob("triton_*.py"))
