@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from foldwright.kernels import Ops
 from foldwright.kernels.reference import MASKED, linear
-from foldwright.layers.linear import Linear, initialise, linear_of_several
+from foldwright.layers.linear import Init, Linear, initialise, linear_of_several
 from foldwright.layers.norm import AdaLN, LayerNorm
 from foldwright.layers.tensor_parallel import WHOLE
 
@@ -77,42 +77,66 @@ class PairBiases(nn.Module):
         return maps
 
 
-class AttentionPairBias(nn.Module):
-    """AF3 Algorithm 24 without conditioning; returns the update of a [B, D, N, c]. Zero at initialisation."""
+class Attention(nn.Module):
+    """What every attention of AF3 Algorithm 24 projects: queries, keys with values, gate and output."""
 
-    def __init__(self, channels: int, heads: int, ops: Ops) -> None:
+    def __init__(self, channels: int, heads: int, ops: Ops, *, out: Init = "default") -> None:
         super().__init__()
-        require_divisor(heads, channels)
-        self.ops, self.heads, self.split = ops, heads, WHOLE
-        self.norm = LayerNorm(channels, ops)
+        if channels % heads:
+            raise ValueError(
+                f"heads: got {heads} for {channels} channels, expected a divisor; change one of both"
+            )
+        self.ops, self.heads = ops, heads
         self.query = Linear(channels, channels, bias=True)
         self.key_value = Linear(channels, 2 * channels)
         self.gate = Linear(channels, channels, init="zero")
-        self.out = Linear(channels, channels, init="zero")
+        self.out = Linear(channels, channels, init=out)
 
-    def forward(self, a: Tensor, bias: Tensor) -> Tensor:
-        """bias [B, H, N, N] from PairBias, the key mask folded in."""
-        return attend(self, self.norm(a), bias)
+
+class _TokenAttention(Attention):
+    """Its core over all tokens, whose heads ranks may share."""
+
+    split = WHOLE
 
     def divided(self) -> dict[str, int]:
         return {"heads": self.heads}
 
+    def attend(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Of normalised x [B, D, N, c]; bias [B, H, N, N]."""
+        split, heads = self.split, self.heads // self.split.size
+        x = split.enter(x)
+        assert self.query.bias is not None
+        weights = [
+            split.rows(self.query.weight),
+            split.rows(self.key_value.weight, pieces=2),
+            split.rows(self.gate.weight),
+        ]
+        packed = linear_of_several(x, weights, split.rows(self.query.bias)).unflatten(-1, (4, heads, -1))
+        out = self.ops.attention_pair_bias(packed, split.own(bias, dim=1))
+        return split.leave(linear(out, split.columns(self.out.weight)))
 
-class ConditionedAttentionPairBias(nn.Module):
+
+class AttentionPairBias(_TokenAttention):
+    """AF3 Algorithm 24 without conditioning; returns the update of a [B, D, N, c]. Zero at initialisation."""
+
+    def __init__(self, channels: int, heads: int, ops: Ops) -> None:
+        super().__init__(channels, heads, ops, out="zero")
+        self.norm = LayerNorm(channels, ops)
+
+    def forward(self, a: Tensor, bias: Tensor) -> Tensor:
+        """bias [B, H, N, N] from PairBias, the key mask folded in."""
+        return self.attend(self.norm(a), bias)
+
+
+class ConditionedAttentionPairBias(_TokenAttention):
     """AF3 Algorithm 24 with AdaLN and residual: a [B, D, N, c_a] given what `condition` makes of s -> a.
 
     The output projection has the normal initialisation, the gate starts at σ(-2) (as DeepMind's code).
     """
 
     def __init__(self, c_a: int, c_s: int, heads: int, ops: Ops) -> None:
-        super().__init__()
-        require_divisor(heads, c_a)
-        self.ops, self.heads, self.split = ops, heads, WHOLE
+        super().__init__(c_a, heads, ops)
         self.adaln = AdaLN(c_a, c_s, ops)
-        self.query = Linear(c_a, c_a, bias=True)
-        self.key_value = Linear(c_a, 2 * c_a)
-        self.gate = Linear(c_a, c_a, init="zero")
-        self.out = Linear(c_a, c_a)
         self.out_gate = Linear(c_s, c_a, bias=True, init="adaln_zero_gate")
 
     def condition(self, s: Tensor) -> tuple[Tensor, ...]:
@@ -121,30 +145,4 @@ class ConditionedAttentionPairBias(nn.Module):
 
     def forward(self, a: Tensor, given: tuple[Tensor, ...], bias: Tensor) -> Tensor:
         of_adaln, out_gate = given
-        return self.ops.gated_residual(a, attend(self, self.adaln(a, of_adaln), bias), out_gate)
-
-    def divided(self) -> dict[str, int]:
-        return {"heads": self.heads}
-
-
-def require_divisor(heads: int, channels: int) -> None:
-    """ValueError if channels cannot be shared out over the heads of an attention."""
-    if channels % heads:
-        raise ValueError(
-            f"heads: got {heads} for {channels} channels, expected a divisor; change one of both"
-        )
-
-
-def attend(layer: AttentionPairBias | ConditionedAttentionPairBias, x: Tensor, bias: Tensor) -> Tensor:
-    """The projections and the core of Algorithm 24 on normalised x [B, D, N, c]; bias [B, H, N, N]."""
-    split, heads = layer.split, layer.heads // layer.split.size
-    x = split.enter(x)
-    assert layer.query.bias is not None
-    weights = [
-        split.rows(layer.query.weight),
-        split.rows(layer.key_value.weight, pieces=2),
-        split.rows(layer.gate.weight),
-    ]
-    packed = linear_of_several(x, weights, split.rows(layer.query.bias)).unflatten(-1, (4, heads, -1))
-    out = layer.ops.attention_pair_bias(packed, split.own(bias, dim=1))
-    return split.leave(linear(out, split.columns(layer.out.weight)))
+        return self.ops.gated_residual(a, self.attend(self.adaln(a, of_adaln), bias), out_gate)

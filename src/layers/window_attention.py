@@ -7,27 +7,21 @@ are projected once an atom, then gathered into windows.
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from foldwright.kernels import Ops
-from foldwright.layers.attention import require_divisor
+from foldwright.layers.attention import Attention
 from foldwright.layers.linear import Linear
 from foldwright.layers.norm import AdaLN
 
 
-class WindowAttention(nn.Module):
+class WindowAttention(Attention):
     """With its residual: q [B, D, A, c] given what `condition` makes of c_l -> q."""
 
     def __init__(self, channels: int, heads: int, ops: Ops) -> None:
-        super().__init__()
-        require_divisor(heads, channels)
-        self.ops, self.heads = ops, heads
+        super().__init__(channels, heads, ops)
         self.adaln_query = AdaLN(channels, channels, ops)
         self.adaln_key = AdaLN(channels, channels, ops)
-        self.query = Linear(channels, channels, bias=True)
-        self.key_value = Linear(channels, 2 * channels)
-        self.gate = Linear(channels, channels, init="zero")
-        self.out = Linear(channels, channels)
         self.out_gate = Linear(channels, channels, bias=True, init="adaln_zero_gate")
 
     def condition(self, c_atoms: Tensor) -> tuple[Tensor, ...]:
