@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 WORKERS ?= 2
 
-.PHONY: setup train test lint type smoke bench golden sample clean
+.PHONY: setup train test thorough lint type smoke bench golden sample clean
 
 setup: $(READY)
 
@@ -20,6 +20,9 @@ train: setup  ## the main job on the built-in sample: the same as `python train.
 
 test: setup  ## everything that needs no GPU; what is skipped is printed with its reason
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+thorough: setup  ## the tests that `make test` skips for their time, alone
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m thorough --thorough
 
 lint: setup  ## style, formatting, import contracts
 	$(BIN)/ruff check .

@@ -4,12 +4,17 @@ that says so.
 """
 
 import os
+import signal
 
 import pytest
 import torch
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+if (
+    signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+):  # a shell's background job, which runs started here inherit
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from foldwright.batch import collate
 from foldwright.confidence.head import ConfidenceConfig
@@ -26,6 +31,7 @@ from foldwright.pairformer.trunk import TrunkConfig
 
 
 def pytest_addoption(parser):
+    parser.addoption("--thorough", action="store_true", help="run the tests marked thorough, too")
     parser.addoption("--require-gpu", action="store_true", help="a test skipped for want of a GPU fails")
     parser.addoption("--record-golden", action="store_true", help="record the golden losses anew")
 
@@ -35,6 +41,10 @@ def pytest_collection_modifyitems(config, items):
     items.sort(key=lambda item: not {"training", "golden"} & set(item.path.parts))
     count = torch.cuda.device_count()
     for item in items:
+        if item.get_closest_marker("thorough") and not config.getoption("--thorough"):
+            item.add_marker(
+                pytest.mark.skip(reason="thorough: for `make thorough`; quicker tests have its parts")
+            )
         needed = 2 if item.get_closest_marker("multigpu") else 1 if item.get_closest_marker("gpu") else 0
         if count < needed and not config.getoption("--require-gpu"):
             item.add_marker(pytest.mark.skip(reason=f"needs {needed} CUDA device(s), found {count}"))

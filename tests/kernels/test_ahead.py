@@ -12,8 +12,14 @@ from foldwright.kernels.ahead import SHARED_MEMORY, target_of
 KERNELS = 74  # compiled by each run: attention at two head widths, pairs of two widths
 
 
+OFTEN = ("sm_90", "gfx942")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", sorted(SHARED_MEMORY))
+@pytest.mark.parametrize(
+    "architecture",
+    [pytest.param(name, marks=[] if name in OFTEN else pytest.mark.thorough) for name in SHARED_MEMORY],
+)
 def test_every_kernel_compiles_and_fits(architecture, tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     process = subprocess.run(

@@ -2,24 +2,21 @@
 """Small runs of the real model on the built-in sample, in this process or another."""
 
 import csv
-import json
 import os
-import signal
-import subprocess
-import sys
+import socket
 import time
-from collections.abc import Callable, Iterator
-from functools import cached_property
+from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from forked import TRAIN, Forked
 
 from foldwright.training.cli import train
 from foldwright.training.config import compose_config
 
-ROOT = Path(__file__).parents[2]
 SMALL = [
     "curriculum.initial.crop_tokens=32",
     "curriculum.initial.crop_atoms=320",
@@ -40,98 +37,63 @@ SMALL = [
 ]
 
 
-class Ranks:
-    """Several ranks of a run, forked by one process that has all imports behind it."""
-
-    def __init__(self, root: Path) -> None:
-        self.log = root / "ranks.log"
-        self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("forked_ranks.py"))],
-            cwd=root,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(
-        self, count: int, overrides: list[str], metrics: Path | None = None, kill_at: int = 0
-    ) -> list[int]:
-        """Exit codes of all ranks, which get SIGKILL when `metrics` has `kill_at` rows; what they printed is
-        in the log.
-        """
-        self.log.unlink(missing_ok=True)
-        leg = {"count": count, "overrides": overrides, "log": str(self.log), "kill_at": kill_at}
-        self.process.stdin.write(json.dumps(leg | ({"metrics": str(metrics)} if metrics else {})) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
-
-    def end(self) -> None:
-        self.process.stdin.close()
-        self.process.wait(timeout=30)
-
-
 class Runs:
     """Starts runs under one output directory and reads what they left."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    @cached_property
-    def ranks(self) -> Ranks:
-        return Ranks(self.root)
-
     def overrides(self, name: str, *extra: str) -> list[str]:
         return [*SMALL, f"paths.output_root={self.root}", f"run_name={name}", *extra]
 
     def here(self, name: str, *extra: str) -> None:
-        train(compose_config(self.overrides(name, *extra)))
+        with mock.patch.dict(os.environ):  # where Lightning leaves the port of its group
+            train(compose_config(self.overrides(name, *extra)))
 
-    def start(
-        self,
-        name: str,
-        *extra: str,
-        launcher: tuple[str, ...] = (sys.executable,),
-        script: Path = ROOT / "train.py",
-    ) -> subprocess.Popen:
-        command = [*launcher, str(script), *self.overrides(name, *extra)]
-        return subprocess.Popen(
-            command,
-            cwd=self.root,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+    def start(self, name: str, *extra: str, script: Path = TRAIN, **environment: str) -> Forked:
+        return Forked(self.overrides(name, *extra), self.root, script=script, environment=environment)
+
+    def start_ranks(self, count: int, name: str, *extra: str) -> list[Forked]:
+        """With the environment that torchrun would give them."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        same = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "GROUP_RANK": "0",
+                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "forked"}  # fmt: skip
+        extra = (f"trainer.devices={count}", *extra)
+        return [
+            self.start(name, *extra, RANK=str(rank), LOCAL_RANK=str(rank), **same) for rank in range(count)
+        ]
 
     def on(self, processes: int, name: str, *extra: str) -> str:
-        """Run on that many processes to the end; what it printed."""
-        devices = f"trainer.devices={processes}"
-        codes = self.ranks.run(processes, self.overrides(name, devices, *extra))
-        output = self.ranks.log.read_text()
+        """Run on that many processes to the end; what they printed."""
+        ranks = self.start_ranks(processes, name, *extra)
+        while None in (codes := [rank.poll() for rank in ranks]) and not any(codes):
+            time.sleep(0.02)
+        self.kill(*ranks)  # those that wait for one that failed
+        output = "".join(rank.said() for rank in ranks)
         assert codes == [0] * processes, output
         return output
 
-    def wait_for_step(self, process: subprocess.Popen, name: str, step: int) -> None:
+    def wait_for_step(self, process: Forked, name: str, step: int) -> None:
         self._wait(process, f"step {step}", lambda: len(self.metrics(name)) >= step)
 
-    def wait_for_checkpoint(self, process: subprocess.Popen, name: str) -> None:
+    def wait_for_checkpoint(self, process: Forked, name: str) -> None:
         """Until one of the run's own steps is written to its end, which may be steps later."""
         self._wait(process, "checkpoint", lambda: any(int(c.name[-8:]) for c in self.checkpoints(name)))
 
-    def _wait(
-        self, process: subprocess.Popen, what: str, is_there: Callable[[], bool], seconds: float = 120
-    ) -> None:
+    def _wait(self, process: Forked, what: str, is_there: Callable[[], bool], seconds: float = 120) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and process.poll() is None:
             if is_there():
                 return
             time.sleep(0.02)
-        raise AssertionError(f"no {what} within {seconds} s; output:\n{process.communicate()[0]}")
+        raise AssertionError(f"no {what} within {seconds} s; output:\n{process.said()}")
 
-    def kill(self, process: subprocess.Popen) -> None:
-        """SIGKILL to the run and its workers."""
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+    def kill(self, *processes: Forked) -> None:
+        """SIGKILL to the runs and their workers."""
+        for process in processes:
+            process.kill()
 
     def tensors(self, name: str) -> dict[str, torch.Tensor]:
         """All tensors of the newest checkpoint through torch's own reader, without the code under test."""
@@ -176,11 +138,8 @@ class Runs:
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory) -> Iterator[Runs]:
-    runs = Runs(tmp_path_factory.mktemp("runs"))
-    yield runs
-    if "ranks" in vars(runs):
-        runs.ranks.end()
+def runs(tmp_path_factory) -> Runs:
+    return Runs(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="session")

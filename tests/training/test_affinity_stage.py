@@ -125,7 +125,7 @@ def test_a_pocket_recomputed_is_the_pocket_cached(runs, settings, confidence):
     assert cached.z.shape == (len(cached.x), len(cached.x), 32)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_recomputing_trains_like_the_cache(runs, settings, straight):
     runs.here("recomputed", *settings, "affinity.features=recompute", "trainer.max_steps=1")
     assert runs.metrics("recomputed")[0] == runs.metrics(straight)[0]

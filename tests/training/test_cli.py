@@ -1,59 +1,46 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line as a user meets it: exit codes, and messages instead of tracebacks."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import yaml
+from forked import Forked
 
 from foldwright.training.config import ConfigError
 
-ROOT = Path(__file__).parents[2]
-
 
 def command(tmp_path, *arguments):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *arguments],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    """Exit code of the command in an empty folder, and what it printed."""
+    process = Forked(arguments, tmp_path)
+    (said,) = process.communicate(timeout=60)
+    return process.returncode, said
 
 
 def test_a_typo_ends_in_one_line(tmp_path):
-    result = command(tmp_path, "+modle=base")
-    assert result.returncode == 1
-    assert result.stderr == "error: unknown configuration key 'modle'; did you mean 'model'?\n"
+    error = "error: unknown configuration key 'modle'; did you mean 'model'?\n"
+    assert command(tmp_path, "+modle=base") == (1, error)
     assert list(tmp_path.iterdir()) == [], "nothing may be left behind"
 
 
 def test_a_run_directory_that_cannot_be_made_ends_in_one_line(tmp_path):
     (tmp_path / "runs").write_text("a file")
-    result = command(tmp_path, "data=sample")
-    assert result.returncode == 1
-    assert result.stderr.startswith(
-        "error: paths.run_dir: runs/structure cannot be written (Not a directory)"
-    )
-    assert result.stderr.count("\n") == 1
+    code, said = command(tmp_path, "data=sample")
+    assert code == 1
+    assert said.startswith("error: paths.run_dir: runs/structure cannot be written (Not a directory)")
+    assert said.count("\n") == 1
 
 
 def test_a_sweep_of_pipelines_is_refused_instead_of_trained_in_part(tmp_path):
-    result = command(tmp_path, "-m", "pipeline=af3", "seed=0", "trainer=cpu")
-    assert result.returncode == 1
-    assert "error: pipeline: got pipeline=af3 with -m, which would train one stage alone" in result.stderr
+    code, said = command(tmp_path, "-m", "pipeline=af3", "seed=0", "trainer=cpu")
+    assert code == 1
+    assert "error: pipeline: got pipeline=af3 with -m, which would train one stage alone" in said
     assert not (tmp_path / "runs" / "structure").exists()
 
 
 def test_cfg_job_shows_the_cluster_configuration(tmp_path):
-    result = command(
-        tmp_path, "stage=structure", "model=base", "data=pdb", "data.root=/x", "trainer=fsdp", "--cfg", "job"
-    )
-    assert result.returncode == 0, result.stderr
-    config = yaml.safe_load(result.stdout)
+    given = ("stage=structure", "model=base", "data=pdb", "data.root=/x", "trainer=fsdp", "--cfg", "job")
+    code, said = command(tmp_path, *given)
+    assert code == 0, said
+    config = yaml.safe_load(said)
     assert config["model"]["trunk"]["pairformer"]["blocks"] == 48
     assert config["curriculum"]["initial"]["crop_tokens"] == 384
     assert config["trainer"]["sharding"] == "fsdp"

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-CONFIDENT = ("data.datasets.pdb.entries=[1ubi,1a7g,4zhl]", "rollout.sampler.steps=2", "global_batch=4")
+CONFIDENT = ("data.datasets.pdb.entries=[1ubi,1a7g,4zhl]", "rollout.sampler.steps=2", "global_batch=2")
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 """Many processes compute what one computes, and read each other's checkpoints."""
 
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -112,18 +113,18 @@ main()
 def test_a_step_bad_on_one_rank_is_skipped_by_all(runs):
     script = runs.root / "poisoned.py"
     script.write_text(POISON)
-    launchers = {
-        "one": ((sys.executable,), ()),
-        "ddp": (TORCHRUN, ("trainer.devices=2", "trainer.sharding=ddp")),
-    }
-    for name, (launcher, extra) in launchers.items():
-        process = runs.start(name, "trainer.max_steps=4", *extra, launcher=launcher, script=script)
-        output = process.communicate(timeout=150)[0]
+    one = runs.start("one", "trainer.max_steps=4", script=script)
+    overrides = runs.overrides("ddp", "trainer.max_steps=4", "trainer.devices=2", "trainer.sharding=ddp")
+    ddp = subprocess.run(
+        [*TORCHRUN, str(script), *overrides], cwd=runs.root, capture_output=True, text=True, timeout=150
+    )
+    one.communicate(timeout=60)
+    for process, output in ((one, one.said()), (ddp, ddp.stdout + ddp.stderr)):
         assert process.returncode == 0, output
         assert "step 2 skipped" in output
-        assert [row["skipped"] for row in runs.metrics(name)] == [0, 1, 0, 0]
-    healthy = [[row for row in runs.metrics(name) if not row["skipped"]] for name in launchers]
-    runs.assert_close(*healthy)
+    rows = [runs.metrics(name) for name in ("one", "ddp")]
+    assert [[row["skipped"] for row in run] for run in rows] == [[0, 1, 0, 0]] * 2
+    runs.assert_close(*([row for row in run if not row["skipped"]] for run in rows))
 
 
 def test_resolve_on_a_machine_without_gpu(monkeypatch):

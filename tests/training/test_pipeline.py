@@ -3,18 +3,15 @@
 
 import fcntl
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from forked import Forked
 from rich.console import Console
 
 from foldwright.training.cli import train
 from foldwright.training.config import ConfigError, compose_config
 from foldwright.training.pipeline import plan, run_pipeline, table
 
-ROOT = Path(__file__).parents[2]
 STEPS = {"structure": 2, "finetune1": 6, "confidence": 2}
 
 
@@ -53,14 +50,9 @@ def straight(runs):
 @pytest.mark.slow
 def test_killed_in_the_second_stage_and_started_again_it_ends_alike(runs, straight):
     def start(**steps):
-        return subprocess.Popen(
-            [sys.executable, str(ROOT / "train.py"), *overrides(runs, "killed_pipeline", **steps)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        return Forked(overrides(runs, "killed_pipeline", **steps), runs.root)
 
+    train(planned(runs, "killed_pipeline")[0].config)
     process = start(finetune1=60)
     runs.wait_for_checkpoint(process, "killed_pipeline/finetune1")
     runs.kill(process)

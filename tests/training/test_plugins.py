@@ -1,10 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A package installed beside ours adds a kernel, a loss term and a data set, and trains by config."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 
 from foldwright.data.external import open_store
@@ -68,14 +64,13 @@ def test_a_plugin_trains_by_config(runs, tmp_path):
         "+losses.external.contacts=0.5",
         "data.datasets.pdb.root=plugin:watched",
     )
-    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "train.py", *runs.overrides("plugin", *settings)]
-    run = subprocess.run(
-        command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=100
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "the plugin's swiglu ran" in run.stdout
-    assert "the plugin's store was read" in run.stdout
+    script = tmp_path / "train.py"  # its own folder is where a script looks for packages first
+    script.write_text("from foldwright.training.cli import main\nmain()\n")
+    run = runs.start("plugin", *settings, script=script)
+    (said,) = run.communicate(timeout=100)
+    assert run.returncode == 0, said
+    assert "the plugin's swiglu ran" in said
+    assert "the plugin's store was read" in said
     runs.here("without_plugin", "trainer.max_steps=2")
     first, plain = runs.metrics("plugin")[0], runs.metrics("without_plugin")[0]
     assert first["contacts"] >= 1.0

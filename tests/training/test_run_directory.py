@@ -3,11 +3,10 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
+from forked import Forked
 
 from foldwright.training.config import ConfigError, compose_config, to_plain
 from foldwright.training.run_directory import claim, claim_data, fingerprint, wandb_id
@@ -49,26 +48,26 @@ def test_a_run_that_was_moved_goes_on(tmp_path):
 
 
 def test_a_second_process_is_refused_and_the_same_one_comes_back(tmp_path):
-    other = (
+    other = tmp_path / "other.py"
+    other.write_text(
         "import sys; from foldwright.training.run_directory import claim;"
         "from foldwright.training.config import compose_config;"
-        "from pathlib import Path; claim(Path(sys.argv[1]), compose_config([]), is_writer=True)"
+        "from pathlib import Path; claim(Path('run'), compose_config([]), is_writer=True)"
     )
 
     def second():
-        return subprocess.run(
-            [sys.executable, "-c", other, str(tmp_path)], capture_output=True, text=True, check=False
-        )
+        process = Forked([], tmp_path, script=other)
+        return process.communicate(timeout=60)[0], process.returncode
 
-    lock = claim(tmp_path, compose_config([]), is_writer=True)
+    lock = claim(tmp_path / "run", compose_config([]), is_writer=True)
     child = os.fork()  # a worker: it outlives a run that is killed
     if not child:
         time.sleep(60)
         os._exit(0)
     try:
-        assert "another process is training in it" in second().stderr
+        assert "another process is training in it" in second()[0]
         lock.close()
-        assert second().returncode == 0
+        assert second() == ("", 0)
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
