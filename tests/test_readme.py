@@ -5,10 +5,10 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import Forked
 
 from foldwright.data.clusters import sequence_of
 from foldwright.data.sample import store_path
@@ -52,16 +52,19 @@ def test_make_targets_exist():
         subprocess.run([*command.split(), "--dry-run"], cwd=ROOT, check=True, capture_output=True)
 
 
+def run(command, folder):
+    python, script, *arguments = shlex.split(command)
+    assert python == "python"
+    process = Forked(arguments, folder, script=folder / script)
+    process.communicate()
+    assert process.returncode == 0, f"{command}\n{process.said()}"
+
+
 @pytest.mark.slow
 def test_commands_run_in_their_order(folder):
     assert len(commands("")) == 3
     for command in commands(""):
-        words = shlex.split(command)
-        assert words[0] == "python"
-        done = subprocess.run(
-            [sys.executable, *words[1:]], cwd=folder, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        run(command, folder)
     assert (folder / "my_store" / "manifest.parquet").is_file()
     assert (folder / "runs" / "mine" / "prediction.cif").is_file()
 
@@ -72,11 +75,7 @@ def test_commands_of_the_guide_run_in_their_order(folder):
     prepare = [command for command in commands("", GUIDE) if "scripts/" in command]
     assert prepare == [command for command in commands("") if "scripts/" in command]
     for command in [command for command in commands("", GUIDE) if command not in prepare]:
-        words = shlex.split(command)
-        done = subprocess.run(
-            [sys.executable, *words[1:]], cwd=folder, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        run(command, folder)
 
 
 @pytest.mark.parametrize("command", commands("cluster") + commands("cluster", GUIDE))

@@ -103,7 +103,7 @@ def compile_all(architecture: str) -> list[Compiled]:
         return kernel
 
     JITFunction.run = compile_only
-    for call in _calls():
+    for call in (*_calls(), *_wide_calls()):
         call()
     return found
 
@@ -122,7 +122,7 @@ def _resources(cubin: bytes | None) -> tuple[int | None, int | None]:
 
 
 def _calls() -> list[Callable[[], Any]]:
-    """Every op forward and backward, down to its kernels. What cuBLAS multiplies is left out."""
+    """Every op forward and backward at AF3's widths, down to its kernels; not what cuBLAS multiplies."""
     z = torch.empty(1, _N, _N, _C, dtype=torch.bfloat16)
     seed = torch.zeros(1, dtype=torch.int64)
     a = torch.empty(1, 8, _N, 768)
@@ -131,13 +131,9 @@ def _calls() -> list[Callable[[], Any]]:
     return [
         lambda: _layer_norm(z),
         lambda: _pair_bias(_C, 4),
-        lambda: _pair_bias(_WIDE, 16),
         lambda: _transition(_C),
-        lambda: _transition(_WIDE),
         lambda: _triangle_multiplication(_C),
-        lambda: _triangle_multiplication(_WIDE),
         lambda: _attention(8, 4, 32),
-        lambda: _attention(8, 16, 48),
         _window_attention,
         _gather_pairs,
         _outer_product_mean,
@@ -154,6 +150,16 @@ def _calls() -> list[Callable[[], Any]]:
         lambda: triton_rigid_align._weighted_rigid_align(x[0], x[0], x[0, :, :, 0].contiguous()),
         lambda: triton_smooth_lddt._smooth_lddt(x, x, flags, flags),
         lambda: triton_smooth_lddt._smooth_lddt_backward(x[..., 0, 0], x, x, flags, flags),
+    ]
+
+
+def _wide_calls() -> list[Callable[[], Any]]:
+    """Those that have tiles of their own for the widest pairs, and for the diffusion transformer's heads."""
+    return [
+        lambda: _pair_bias(_WIDE, 16),
+        lambda: _transition(_WIDE),
+        lambda: _triangle_multiplication(_WIDE),
+        lambda: _attention(8, 16, 48),
     ]
 
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Many processes compute what one computes, and read each other's checkpoints."""
 
-import shutil
 import subprocess
 import sys
 
@@ -20,40 +19,22 @@ def four(runs):
 
 
 @pytest.mark.slow
-def test_fsdp_with_accumulation_and_checkpointing_equals_one_and_resumes_on_one_and_two(runs):
-    extra = ("global_batch=4", "trainer.recompute=block")
-    four(runs)
-    output = runs.on(2, "fsdp4", "trainer.sharding=fsdp", "trainer.max_steps=2", *extra)
-    assert "2 x CPU (fsdp" in output
-    assert str(runs.root / "fsdp4" / "prediction.cif") in output
-    assert (runs.checkpoints("fsdp4")[-1] / "__1_0.distcp").exists(), (
-        "only one rank wrote: nothing was sharded"
-    )
-    runs.assert_close(runs.metrics("fsdp4"), runs.metrics("four")[:2])
-    runs.here("fsdp4", "trainer.max_steps=3", *extra)
-    runs.on(2, "fsdp4", "trainer.sharding=fsdp", "trainer.max_steps=4", *extra)
-    runs.assert_close(runs.metrics("fsdp4"), runs.metrics("four"))
-
-
-@pytest.mark.slow
-def test_fsdp_goes_on_from_one_process(runs, uninterrupted):
-    shutil.copytree(runs.root / uninterrupted, runs.root / "widened")
-    shutil.rmtree(runs.checkpoints("widened")[-1])
-    output = runs.on(2, "widened", "trainer.sharding=fsdp", "trainer.max_steps=8")
-    assert "resuming at step 6" in output
-    runs.assert_close(runs.metrics("widened"), runs.metrics(uninterrupted))
-
-
-@pytest.mark.slow
-def test_hsdp_on_four_equals_one_and_resumes_on_two_and_on_one(runs):
-    """Clipping is on (gradient norms are above `optimizer.clip_norm`), one example a process."""
-    hsdp = ("trainer.sharding=hsdp", "trainer.shard_size=2", "trainer.max_steps=2", "global_batch=4")
-    assert "4 x CPU (hsdp of 2" in runs.on(4, "hsdp", *hsdp)
+def test_hsdp_on_four_goes_on_on_one_and_then_sharded_over_two(runs):
+    """Clipping is on (gradient norms are above `optimizer.clip_norm`); one example a process, then four, with
+    recomputed blocks, then two.
+    """
+    groups = ("trainer.sharding=hsdp", "trainer.shard_size=2")
+    assert "4 x CPU (hsdp of 2" in runs.on(4, "hsdp", *groups, "global_batch=4", "trainer.max_steps=2")
     wrote = {path.name[:4] for path in runs.checkpoints("hsdp")[-1].glob("*.distcp")}
     assert len(wrote) >= 2, "only one rank wrote: nothing was sharded"
-    runs.on(2, "hsdp", "trainer.sharding=fsdp", "trainer.max_steps=3", "global_batch=4")
-    runs.here("hsdp", "trainer.max_steps=4", "global_batch=4")
+    extra = ("global_batch=4", "trainer.recompute=block")
+    runs.here("hsdp", "trainer.max_steps=3", *extra)
+    output = runs.on(2, "hsdp", "trainer.sharding=fsdp", "trainer.max_steps=4", *extra)
+    assert "2 x CPU (fsdp" in output
+    assert "resuming at step 3" in output
+    assert str(runs.root / "hsdp" / "prediction.cif") in output
     runs.assert_close(runs.metrics("hsdp"), runs.metrics(four(runs)))
+    assert (runs.checkpoints("hsdp")[-1] / "__1_0.distcp").exists()
 
 
 @pytest.mark.slow
