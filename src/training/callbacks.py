@@ -293,7 +293,7 @@ class Meter(L.Callback):
     def _show(self, row: dict[str, float], max_steps: int, phase: str, not_finite: list[str]) -> None:
         step, seconds = int(row["step"]), row["step_time"]
         figures = (
-            f"loss {row['loss']:.3f}  lr {row['lr']:.2e}  {seconds:.2f} s/step  "
+            f"loss {row['loss']:#.4g}  lr {row['lr']:.2e}  {seconds:.2f} s/step  "
             f"{self.config.global_batch / seconds:.2f} examples/s  "
             f"waited {100 * row['loader_wait'] / seconds:.0f} %"
         )

@@ -54,6 +54,16 @@ def read_curves(path: Path, run: str, columns: Sequence[str]) -> Iterator[Curve]
         yield Curve(run, column, pairs[:, 0], pairs[:, 1])
 
 
+def labels(runs: Sequence[Path]) -> list[str]:
+    """The shortest ends of their paths that tell the runs apart."""
+    paths = [run.resolve() for run in runs]
+    for depth in range(1, max(len(path.parts) for path in paths)):
+        names = ["/".join(path.parts[-depth:]) for path in paths]
+        if len(set(names)) == len(set(paths)):
+            return names
+    return [str(path) for path in paths]
+
+
 def plot(curves: Sequence[Curve], window: int, path: Path) -> None:
     """A panel a column, a line a run: means of `window` steps over the steps themselves, as PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -95,10 +105,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"--window: got {flags.window}, expected at least 1")
         curves = [
             curve
-            for run in flags.runs
+            for run, label in zip(flags.runs, labels(flags.runs), strict=True)
             for name, columns in (("metrics.csv", flags.columns), ("validation.csv", flags.validation))
             if columns
-            for curve in read_curves(run / name, run.name, columns)
+            for curve in read_curves(run / name, label, columns)
         ]
         if not curves:
             raise ValueError("got no column; expected --columns or --validation")

@@ -60,7 +60,7 @@ def lines(
         for name, part in (("first", rows[:window]), ("last", rows[-window:])):
             mean = np.mean([row["loss"] for row in part])
             steps = f"steps {part[0]['step']:.0f}-{part[-1]['step']:.0f}"
-            pairs.append((f"{name} loss", f"{mean:.3f} (mean of {steps})"))
+            pairs.append((f"{name} loss", f"{mean:#.4g} (mean of {steps})"))
     entry, tokens = prediction.structure.entry_id, int(prediction.batch.token_mask.sum())
     sampled = f"{entry}, {tokens} tokens, by the averaged weights: LDDT {prediction.lddt[0]:.3f}"
     pairs += [

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from foldwright.training.comparison import Curve, main, read_curves
+from foldwright.training.comparison import Curve, labels, main, read_curves
 
 
 @pytest.fixture
@@ -27,6 +27,13 @@ def test_means_stand_at_the_last_step_of_their_window():
     steps, means = Curve("a", "loss", np.arange(5.0), np.array([1.0, 3, 5, 7, 9])).smoothed(2)
     assert steps.tolist() == [1, 2, 3, 4]
     assert means.tolist() == [2, 4, 6, 8]
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    runs = [tmp_path / "a" / "structure", tmp_path / "b" / "structure"]
+    assert labels(runs) == ["a/structure", "b/structure"]
+    assert labels([runs[0], tmp_path / "b" / "finetune1"]) == ["structure", "finetune1"]
+    assert labels([runs[0], runs[0]]) == ["structure", "structure"]
 
 
 def test_a_picture_and_a_table_are_made(two, capsys):

@@ -65,7 +65,7 @@ def test_the_last_lines_say_where_everything_lies(dataset, tmp_path):
     predicted = predict(Oracle(), dataset, "1as5")
     rows = [{"step": float(step), "loss": float(step)} for step in range(1, 41)]
     said = "\n".join(summary.lines(predicted, rows, tmp_path, tmp_path / "step-00000040"))
-    for part in ("2.500 (mean of steps 1-4)", "38.500 (mean of steps 37-40)", "LDDT 1.000", "step-00000040"):
+    for part in ("2.500 (mean of steps 1-4)", "38.50 (mean of steps 37-40)", "LDDT 1.000", "step-00000040"):
         assert part in said
 
 
