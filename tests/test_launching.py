@@ -79,7 +79,7 @@ def slurm(tmp_path):
     return inherited | job | {"PATH": path}
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_job_at_its_end_saves_is_requeued_and_resumes(slurm, tmp_path):
     run = tmp_path / "runs" / "job"
     settings = [*SMALL, f"paths.output_root={run.parent}", "run_name=job", "checkpoint.every_steps=1000"]

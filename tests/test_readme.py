@@ -56,7 +56,7 @@ def run(command, folder):
     python, script, *arguments = shlex.split(command)
     assert python == "python"
     process = Forked(arguments, folder, script=folder / script)
-    process.communicate()
+    process.wait()
     assert process.returncode == 0, f"{command}\n{process.said()}"
 
 
@@ -69,7 +69,7 @@ def test_commands_run_in_their_order(folder):
     assert (folder / "runs" / "mine" / "prediction.cif").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_commands_of_the_guide_run_in_their_order(folder):
     """Its preparation is the README's, on the same folder."""
     prepare = [command for command in commands("", GUIDE) if "scripts/" in command]

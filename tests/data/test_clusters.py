@@ -124,6 +124,7 @@ def test_a_stores_tables_gain_clusters(family_store, capsys):
 
 @needs_mmseqs
 @pytest.mark.corpus
+@pytest.mark.thorough
 @pytest.mark.skipif(not CORPUS.is_dir(), reason="needs ../shared/data")
 def test_pairs_agree_with_another_clustering_of_the_archive():
     """The corpus' own clusters, of another algorithm: pairs of like length that are joined."""

@@ -379,6 +379,7 @@ def test_entries_fall_to_shards_evenly_and_for_good():
             parse_shard(text)
 
 
+@pytest.mark.thorough
 def test_two_processes_one_killed_make_the_whole(sources, whole, tmp_path):
     """The command itself: both shards at once, the second killed with SIGKILL and run again."""
     folder, out = next(iter(sources.of_entry.values())).structure.parent, tmp_path / "store"

@@ -138,7 +138,7 @@ def test_a_prediction_of_another_size_is_refused(store):
 
 
 @pytest.mark.corpus
-@pytest.mark.parametrize("name", ["102m", "104d", "1gya", "2d0f"])
+@pytest.mark.parametrize("name", ["102m", "104d", "1gya", pytest.param("2d0f", marks=pytest.mark.thorough)])
 def test_true_structures_of_the_corpus_are_perfect(name):
     path = Path(__file__).parents[2].parent / "shared" / "data" / "mmcif" / f"{name}.cif.gz"
     if not path.is_file():

@@ -24,7 +24,7 @@ def compiled(folder, *command):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", ["sm_90", "gfx942"])
+@pytest.mark.parametrize("architecture", ["sm_90", pytest.param("gfx942", marks=pytest.mark.thorough)])
 def test_every_kernel_compiles_and_fits_at_the_papers_widths(architecture, tmp_path):
     script = f"""
 import sys

@@ -53,7 +53,7 @@ class Runs:
     def start(self, name: str, *extra: str, script: Path = TRAIN, **environment: str) -> Forked:
         return Forked(self.overrides(name, *extra), self.root, script=script, environment=environment)
 
-    def start_ranks(self, count: int, name: str, *extra: str) -> list[Forked]:
+    def start_ranks(self, count: int, name: str, *extra: str, script: Path = TRAIN) -> list[Forked]:
         """With the environment that torchrun would give them."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -62,12 +62,13 @@ class Runs:
                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "forked"}  # fmt: skip
         extra = (f"trainer.devices={count}", *extra)
         return [
-            self.start(name, *extra, RANK=str(rank), LOCAL_RANK=str(rank), **same) for rank in range(count)
+            self.start(name, *extra, script=script, RANK=str(rank), LOCAL_RANK=str(rank), **same)
+            for rank in range(count)
         ]
 
-    def on(self, processes: int, name: str, *extra: str) -> str:
+    def on(self, processes: int, name: str, *extra: str, script: Path = TRAIN) -> str:
         """Run on that many processes to the end; what they printed."""
-        ranks = self.start_ranks(processes, name, *extra)
+        ranks = self.start_ranks(processes, name, *extra, script=script)
         while None in (codes := [rank.poll() for rank in ranks]) and not any(codes):
             time.sleep(0.02)
         self.kill(*ranks)  # those that wait for one that failed

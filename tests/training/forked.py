@@ -21,7 +21,7 @@ TRAIN = Path(__file__).parents[2] / "train.py"
 
 
 class Forked:
-    """`python SCRIPT ARGUMENTS` in a folder, leader of a session; has of Popen what tests ask for."""
+    """`python SCRIPT ARGUMENTS` in a folder, leader of a session."""
 
     def __init__(
         self,
@@ -31,10 +31,8 @@ class Forked:
         script: Path = TRAIN,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        file, path = tempfile.mkstemp(prefix="said-")
-        os.close(file)
-        self._log = Path(path)
-        given = (str(script), list(arguments), str(folder), environment or {}, path)
+        self._log = tempfile.NamedTemporaryFile(prefix="said-")  # noqa: SIM115 it goes with the object
+        given = (str(script), list(arguments), str(folder), environment or {}, self._log.name)
         self._process = CONTEXT.Process(target=_run, args=given)
         self._process.start()
         self.pid = self._process.pid
@@ -47,13 +45,13 @@ class Forked:
 
     def said(self) -> str:
         """Standard output and error until now."""
-        return self._log.read_text()
+        return Path(self._log.name).read_text()
 
-    def communicate(self, timeout: float | None = None) -> tuple[str]:
-        """Wait for its end; what it said."""
+    def wait(self, timeout: float | None = None) -> str:
+        """Until its end; what it said."""
         self._process.join(timeout)
         assert self.poll() is not None, f"still runs after {timeout} s; output:\n{self.said()}"
-        return (self.said(),)
+        return self.said()
 
     def kill(self) -> None:
         """SIGKILL to it and its workers."""

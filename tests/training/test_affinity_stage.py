@@ -81,7 +81,7 @@ def test_only_the_head_learns(runs, confidence, straight):
     assert np.mean([row["loss"] for row in rows[-2:]]) < rows[0]["loss"]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_killed_run_resumes_bitwise(runs, settings, straight):
     process = runs.start("killed_affinity", *settings, "trainer.max_steps=40")
     runs.wait_for_step(process, "killed_affinity", 4)

@@ -11,7 +11,7 @@ from foldwright.training.config import ConfigError
 def command(tmp_path, *arguments):
     """Exit code of the command in an empty folder, and what it printed."""
     process = Forked(arguments, tmp_path)
-    (said,) = process.communicate(timeout=60)
+    said = process.wait(timeout=60)
     return process.returncode, said
 
 

@@ -56,7 +56,7 @@ def test_structure_then_confidence(runs, structure, capsys):
     assert {name.split(".")[1] for name in child if name.startswith("optimizer.")} == {"confidence"}
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_two_sharded_ranks_hand_over_and_train_what_one_does(runs, structure):
     extra = (*confidence_of(runs, structure), "trainer.max_steps=2")
     runs.here("confidence1", *extra)

@@ -97,6 +97,6 @@ def test_a_failing_worker_ends_the_run(runs):
     script = runs.root / "failing.py"
     script.write_text(FAILING)
     process = runs.start("failing", "loader.workers=2", script=script)
-    output = process.communicate(timeout=150)[0]
+    output = process.wait(timeout=150)
     assert process.returncode == 1
     assert "a defect of the dataset" in output

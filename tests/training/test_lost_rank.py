@@ -21,7 +21,7 @@ def test_the_other_rank_ends_with_a_message(runs, uninterrupted, number, seconds
     try:
         runs.wait_for_step(ranks[0], name, 4)
         os.killpg(ranks[1].pid, number)
-        output = ranks[0].communicate(timeout=seconds)[0]
+        output = ranks[0].wait(timeout=seconds)
         assert ranks[0].returncode == 1, output
         assert "error: rank 0 of 2 waited in vain for another one" in output
         assert "Traceback" not in output.split("error: rank 0")[1]

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from forked import TRAIN
 
 import foldwright.layers.linear
 from foldwright.training.parallel import Accelerator, Layout, Sharding, TrainerConfig, resolve
@@ -95,17 +96,21 @@ def test_a_step_bad_on_one_rank_is_skipped_by_all(runs):
     script = runs.root / "poisoned.py"
     script.write_text(POISON)
     one = runs.start("one", "trainer.max_steps=4", script=script)
-    overrides = runs.overrides("ddp", "trainer.max_steps=4", "trainer.devices=2", "trainer.sharding=ddp")
-    ddp = subprocess.run(
-        [*TORCHRUN, str(script), *overrides], cwd=runs.root, capture_output=True, text=True, timeout=150
-    )
-    one.communicate(timeout=60)
-    for process, output in ((one, one.said()), (ddp, ddp.stdout + ddp.stderr)):
-        assert process.returncode == 0, output
-        assert "step 2 skipped" in output
+    said = [one.wait(timeout=100), runs.on(2, "ddp", "trainer.max_steps=4", script=script)]
+    assert all("step 2 skipped" in output for output in said)
     rows = [runs.metrics(name) for name in ("one", "ddp")]
     assert [[row["skipped"] for row in run] for run in rows] == [[0, 1, 0, 0]] * 2
     runs.assert_close(*([row for row in run if not row["skipped"]] for run in rows))
+
+
+@pytest.mark.thorough
+def test_torchrun_starts_the_same_ranks(runs, uninterrupted):
+    overrides = runs.overrides("torchrun", "trainer.max_steps=2", "trainer.devices=2")
+    done = subprocess.run(
+        [*TORCHRUN, str(TRAIN), *overrides], cwd=runs.root, capture_output=True, text=True, timeout=150
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs.assert_close(runs.metrics("torchrun"), runs.metrics(uninterrupted)[:2])
 
 
 def test_resolve_on_a_machine_without_gpu(monkeypatch):

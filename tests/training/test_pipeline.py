@@ -3,11 +3,13 @@
 
 import fcntl
 import shutil
+import sys
 
 import pytest
 from forked import Forked
 from rich.console import Console
 
+from foldwright.training import pipeline
 from foldwright.training.cli import train
 from foldwright.training.config import ConfigError, compose_config
 from foldwright.training.pipeline import plan, run_pipeline, table
@@ -48,6 +50,33 @@ def straight(runs):
 
 
 @pytest.mark.slow
+def test_stages_run_in_a_row_and_finished_ones_are_passed_over(runs, monkeypatch, capsys):
+    """Each in this process, for once; the second is stopped before its first step."""
+    started = []
+
+    def run(command, leg, lock):
+        started.append(leg.name)
+        if started != ["structure", "finetune1"]:
+            train(leg.config)
+
+    monkeypatch.setattr(pipeline, "_run", run)
+    given = overrides(runs, "in_a_row", structure=1, finetune1=1, confidence=1)
+    run_pipeline(compose_config(given), given, "train.py")
+    assert started == ["structure", "finetune1"]
+    assert "stage finetune1 was stopped at step 0; the same command goes on" in capsys.readouterr().out
+    run_pipeline(compose_config(given), given, "train.py")
+    assert started == ["structure", "finetune1", "finetune1", "confidence"]
+    assert shown(plan(compose_config(given), given)).count("finished") == 3
+
+
+def test_a_stage_that_fails_ends_the_pipeline_with_its_code(runs, tmp_path, capsys):
+    leg = planned(runs, "failed")[0]
+    with (tmp_path / "lock").open("w") as lock, pytest.raises(SystemExit, match="3"):
+        pipeline._run([sys.executable, "-c", "raise SystemExit(3)"], leg, lock)
+    assert "stage structure ended with code 3" in capsys.readouterr().err
+
+
+@pytest.mark.thorough
 def test_killed_in_the_second_stage_and_started_again_it_ends_alike(runs, straight):
     def start(**steps):
         return Forked(overrides(runs, "killed_pipeline", **steps), runs.root)
@@ -62,7 +91,7 @@ def test_killed_in_the_second_stage_and_started_again_it_ends_alike(runs, straig
             shutil.rmtree(later)
     before = shown(planned(runs, "killed_pipeline"))
     process = start()
-    said = process.communicate(timeout=120)[0]
+    said = process.wait(timeout=120)
     assert process.returncode == 0, said
     assert "resuming at step 3" in said
     assert said.count("stage=structure") == 0, "a finished stage is passed over"
@@ -76,11 +105,12 @@ def test_killed_in_the_second_stage_and_started_again_it_ends_alike(runs, straig
 
 
 @pytest.mark.slow
-def test_a_stage_of_another_configuration_is_not_taken_for_finished(runs, straight):
+def test_a_stage_of_another_configuration_is_not_taken_for_finished(runs):
+    train(planned(runs, "another")[0].config)
     with pytest.raises(
         ConfigError, match=r"pipeline stage structure: .*another configuration:\n  seed: 0 there"
     ):
-        planned(runs, "straight", "seed=9")
+        planned(runs, "another", "seed=9")
 
 
 def test_each_stage_starts_from_the_one_before(runs):

@@ -67,7 +67,7 @@ def test_a_plugin_trains_by_config(runs, tmp_path):
     script = tmp_path / "train.py"  # its own folder is where a script looks for packages first
     script.write_text("from foldwright.training.cli import main\nmain()\n")
     run = runs.start("plugin", *settings, script=script)
-    (said,) = run.communicate(timeout=100)
+    said = run.wait(timeout=100)
     assert run.returncode == 0, said
     assert "the plugin's swiglu ran" in said
     assert "the plugin's store was read" in said

@@ -34,7 +34,7 @@ def test_sigterm_to_the_process_group_saves_and_exits_cleanly(runs, uninterrupte
     for _ in range(3):  # Slurm tells every process of a job several times
         os.killpg(process.pid, signal.SIGTERM)
         time.sleep(0.02)
-    output = process.communicate(timeout=60)[0]
+    output = process.wait(timeout=60)
     assert process.returncode == 0, output
     steps = len(runs.metrics("terminated"))
     assert f"SIGTERM: saved step {steps}" in output
@@ -47,7 +47,7 @@ def test_an_interrupted_run_says_where_it_resumes(runs):
     process = runs.start("interrupted", "checkpoint.every_steps=2")
     runs.wait_for_step(process, "interrupted", 4)
     os.killpg(process.pid, signal.SIGINT)
-    output = " ".join(process.communicate(timeout=60)[0].split())
+    output = " ".join(process.wait(timeout=60).split())
     assert process.returncode == 1, output
     assert "Traceback" not in output
     newest = runs.checkpoints("interrupted")[-1]

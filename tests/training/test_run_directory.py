@@ -57,7 +57,7 @@ def test_a_second_process_is_refused_and_the_same_one_comes_back(tmp_path):
 
     def second():
         process = Forked([], tmp_path, script=other)
-        return process.communicate(timeout=60)[0], process.returncode
+        return process.wait(timeout=60), process.returncode
 
     lock = claim(tmp_path / "run", compose_config([]), is_writer=True)
     child = os.fork()  # a worker: it outlives a run that is killed

@@ -138,7 +138,7 @@ def test_a_resumed_run_repeats_its_curve_and_keeps_the_best(runs, monkeypatch):
     assert (runs.root / "again" / "checkpoints" / "best").resolve().name == "step-00000004"
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_two_sharded_ranks_score_what_one_does(runs):
     runs.here("alone", *CHEAP, "trainer.max_steps=2")
     runs.on(2, "together", "trainer.sharding=fsdp", *CHEAP, "trainer.max_steps=2")
