@@ -134,6 +134,7 @@ def _calls() -> list[Callable[[], Any]]:
         lambda: _transition(_C),
         lambda: _triangle_multiplication(_C),
         lambda: _attention(8, 4, 32),
+        lambda: _attention(8, 16, 48),
         _window_attention,
         _gather_pairs,
         _outer_product_mean,
@@ -154,12 +155,11 @@ def _calls() -> list[Callable[[], Any]]:
 
 
 def _wide_calls() -> list[Callable[[], Any]]:
-    """Those that have tiles of their own for the widest pairs, and for the diffusion transformer's heads."""
+    """Those that have tiles of their own for wider pairs, at the widest."""
     return [
         lambda: _pair_bias(_WIDE, 16),
         lambda: _transition(_WIDE),
         lambda: _triangle_multiplication(_WIDE),
-        lambda: _attention(8, 16, 48),
     ]
 
 
