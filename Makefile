@@ -18,7 +18,7 @@ $(READY): pyproject.toml constraints.txt
 train: setup  ## the main job on the built-in sample: the same as `python train.py stage=structure`
 	$(BIN)/python train.py stage=structure
 
-test: setup  ## everything that needs no GPU; what is skipped is printed with its reason
+test: setup  ## what needs no GPU, but for `make thorough`; what is skipped is printed with its reason
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 thorough: setup  ## the tests that `make test` skips for their time, alone

@@ -41,9 +41,7 @@ def pytest_collection_modifyitems(config, items):
     count = torch.cuda.device_count()
     for item in items:
         if item.get_closest_marker("thorough") and not config.getoption("--thorough"):
-            item.add_marker(
-                pytest.mark.skip(reason="thorough: for `make thorough`; quicker tests have its parts")
-            )
+            item.add_marker(pytest.mark.skip(reason="too long for every run: `make thorough` runs it"))
         needed = 2 if item.get_closest_marker("multigpu") else 1 if item.get_closest_marker("gpu") else 0
         if count < needed and not config.getoption("--require-gpu"):
             item.add_marker(pytest.mark.skip(reason=f"needs {needed} CUDA device(s), found {count}"))

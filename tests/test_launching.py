@@ -75,8 +75,7 @@ def slurm(tmp_path):
     }
     (tmp_path / "job").write_text(JOB.format("None"))
     path = f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MASTER_")}
-    return inherited | job | {"PATH": path}
+    return os.environ | job | {"PATH": path}
 
 
 @pytest.mark.thorough

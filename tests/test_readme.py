@@ -56,7 +56,7 @@ def run(command, folder):
     python, script, *arguments = shlex.split(command)
     assert python == "python"
     process = Forked(arguments, folder, script=folder / script)
-    process.wait()
+    process.wait(timeout=200)
     assert process.returncode == 0, f"{command}\n{process.said()}"
 
 

@@ -11,6 +11,7 @@ import csv
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +58,8 @@ def read_curves(path: Path, run: str, columns: Sequence[str]) -> Iterator[Curve]
 def labels(runs: Sequence[Path]) -> list[str]:
     """The shortest ends of their paths that tell the runs apart."""
     paths = [run.resolve() for run in runs]
-    for depth in range(1, max(len(path.parts) for path in paths)):
-        names = ["/".join(path.parts[-depth:]) for path in paths]
-        if len(set(names)) == len(set(paths)):
-            return names
-    return [str(path) for path in paths]
+    ends = (["/".join(path.parts[-depth:]) for path in paths] for depth in count(1))
+    return next(names for names in ends if len(set(names)) == len(set(paths)))
 
 
 def plot(curves: Sequence[Curve], window: int, path: Path) -> None:

@@ -89,6 +89,7 @@ class Runs:
             if is_there():
                 return
             time.sleep(0.02)
+        process.kill()
         raise AssertionError(f"no {what} within {seconds} s; output:\n{process.said()}")
 
     def kill(self, *processes: Forked) -> None:

@@ -47,10 +47,12 @@ class Forked:
         """Standard output and error until now."""
         return Path(self._log.name).read_text()
 
-    def wait(self, timeout: float | None = None) -> str:
-        """Until its end; what it said."""
+    def wait(self, timeout: float) -> str:
+        """Until its end, which is made after `timeout` seconds; what it said."""
         self._process.join(timeout)
-        assert self.poll() is not None, f"still runs after {timeout} s; output:\n{self.said()}"
+        if self.poll() is None:
+            self.kill()
+            raise AssertionError(f"still ran after {timeout} s; output:\n{self.said()}")
         return self.said()
 
     def kill(self) -> None:

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
     [(signal.SIGKILL, 15), pytest.param(signal.SIGSTOP, 60, marks=pytest.mark.thorough)],
 )
 def test_the_other_rank_ends_with_a_message(runs, uninterrupted, number, seconds):
-    """Started as srun starts tasks: no agent kills the survivor. The time-out is 15 s. Then one resumes."""
+    """No agent is there to kill the survivor. The time-out is 15 s. Then one resumes."""
     name = f"lost_{number.name}"
     settings = ("trainer.timeout_minutes=0.25", "trainer.sharding=fsdp")
     ranks = runs.start_ranks(2, name, *settings)

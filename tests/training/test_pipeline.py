@@ -81,7 +81,7 @@ def test_killed_in_the_second_stage_and_started_again_it_ends_alike(runs, straig
     def start(**steps):
         return Forked(overrides(runs, "killed_pipeline", **steps), runs.root)
 
-    train(planned(runs, "killed_pipeline")[0].config)
+    train(planned(runs, "killed_pipeline")[0].config)  # as the pipeline would, without its imports
     process = start(finetune1=60)
     runs.wait_for_checkpoint(process, "killed_pipeline/finetune1")
     runs.kill(process)

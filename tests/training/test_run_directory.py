@@ -50,7 +50,7 @@ def test_a_run_that_was_moved_goes_on(tmp_path):
 def test_a_second_process_is_refused_and_the_same_one_comes_back(tmp_path):
     other = tmp_path / "other.py"
     other.write_text(
-        "import sys; from foldwright.training.run_directory import claim;"
+        "from foldwright.training.run_directory import claim;"
         "from foldwright.training.config import compose_config;"
         "from pathlib import Path; claim(Path('run'), compose_config([]), is_writer=True)"
     )
