@@ -8,6 +8,7 @@ unreduced until the last batch of a step.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -57,7 +58,8 @@ class Accelerator(Enum):
 
 @dataclass
 class TrainerConfig:
-    """What the run uses of the machine. `devices` = 0 takes every GPU of the node, or one CPU process.
+    """What the run uses of the machine. `devices` = 0 takes one for each process that torchrun started on
+    the node; without torchrun every GPU of the node, or one CPU process.
 
     `batch_per_device` examples go through the network at once; the rest of the global batch is accumulated.
     `max_steps` (default: the end of the last phase) stops early, and a rerun with a larger one goes on.
@@ -127,7 +129,7 @@ def resolve(config: TrainerConfig) -> Layout:
     if config.accelerator is Accelerator.gpu and not has_gpu:
         raise ValueError("trainer.accelerator: got gpu, but this machine shows none; use trainer=cpu or auto")
     use_gpu = has_gpu and config.accelerator is not Accelerator.cpu
-    devices = config.devices or (torch.cuda.device_count() if use_gpu else 1)
+    devices = _devices(config, torch.cuda.device_count() if use_gpu else 1)
     if use_gpu and devices > torch.cuda.device_count():
         raise ValueError(
             f"trainer.devices: got {devices}, but this machine has {torch.cuda.device_count()} GPUs"
@@ -149,6 +151,21 @@ def resolve(config: TrainerConfig) -> Layout:
         )
     kind = "cuda" if use_gpu else "cpu"
     return Layout(kind, devices, config.num_nodes, sharding, shard_size, config.tensor_parallel)
+
+
+def _devices(config: TrainerConfig, there: int) -> int:
+    """Of a node. Under torchrun there is a process for each, whatever the machine has."""
+    if not dist.is_torchelastic_launched():
+        return config.devices or there
+    started, in_all = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+    devices = config.devices or started
+    if (devices, devices * config.num_nodes) != (started, in_all):
+        raise ValueError(
+            f"trainer.devices, trainer.num_nodes: got {devices} on each of {config.num_nodes}, but torchrun "
+            f"started {started} processes here and {in_all} in all; expected "
+            f"trainer.devices={started} trainer.num_nodes={in_all // started}"
+        )
+    return devices
 
 
 def _shard_size(wanted: int, sharding: Sharding, devices: int, world_size: int) -> int:

@@ -2,9 +2,10 @@
 """The run directory: one configuration each, so that rerunning a command resumes and nothing is mixed up.
 
 config.yaml holds the resolved configuration; its fingerprint is the SHA-256 of the settings that decide what
-is computed. Settings that only say where and how it runs may change from one start to the next. data.json
-holds the digests of the tables that examples are drawn by: a store that was prepared, clustered or split anew
-under a run would give its later steps other examples than those of their numbers, so it is refused too.
+is computed. Settings that only say where and how it runs may change from one start to the next, and so may
+the place of a store. What it holds may not: data.json has the digests of the tables that examples are drawn
+by, since a store prepared, clustered or split anew would give later steps other examples than those of their
+numbers.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import re
 import secrets
 import tempfile
 from collections.abc import Mapping
@@ -39,14 +41,18 @@ FREE_SETTINGS = (
     "affinity.cache",  # a pocket is known by what made it, wherever it lies
 )
 LOCK_FILE = "lock"
+_STORE_PLACE = re.compile(r"data\.(datasets\.[^.]+\.)?root")
 
 
 def deciding(plain: dict[str, Any]) -> dict[str, Any]:
-    """The settings that decide what is computed, flattened, without those in FREE_SETTINGS."""
+    """The settings that decide what is computed, flattened, without those in FREE_SETTINGS and the places of
+    stores.
+    """
     return {
         key: value
         for key, value in flatten(plain).items()
         if not any(key == free or key.startswith(f"{free}.") for free in FREE_SETTINGS)
+        and not _STORE_PLACE.fullmatch(key)
     }
 
 

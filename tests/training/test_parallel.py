@@ -105,7 +105,7 @@ def test_a_step_bad_on_one_rank_is_skipped_by_all(runs):
 
 @pytest.mark.thorough
 def test_torchrun_starts_the_same_ranks(runs, uninterrupted):
-    overrides = runs.overrides("torchrun", "trainer.max_steps=2", "trainer.devices=2")
+    overrides = runs.overrides("torchrun", "trainer.max_steps=2")
     done = subprocess.run(
         [*TORCHRUN, str(TRAIN), *overrides], cwd=runs.root, capture_output=True, text=True, timeout=150
     )
@@ -140,6 +140,18 @@ def test_resolve_on_a_machine_with_gpus(monkeypatch):
     assert resolve(TrainerConfig(accelerator=Accelerator.cpu)).device_type == "cpu"
     with pytest.raises(ValueError, match=r"trainer.devices: got 9"):
         resolve(TrainerConfig(devices=9))
+
+
+def test_resolve_takes_the_processes_that_torchrun_started(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    for name, value in (("TORCHELASTIC_RUN_ID", "x"), ("LOCAL_WORLD_SIZE", "2"), ("WORLD_SIZE", "4")):
+        monkeypatch.setenv(name, value)
+    assert resolve(TrainerConfig(num_nodes=2)) == Layout("cuda", 2, 2, Sharding.ddp)
+    with pytest.raises(ValueError, match=r"got 2 on each of 1, .* expected trainer.devices=2 trainer.num_no"):
+        resolve(TrainerConfig())
+    with pytest.raises(ValueError, match=r"got 8 on each of 2, but torchrun started 2 .* 4 in all"):
+        resolve(TrainerConfig(devices=8, num_nodes=2))
 
 
 def test_accumulation_is_what_the_processes_leave():

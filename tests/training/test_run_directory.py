@@ -47,6 +47,15 @@ def test_a_run_that_was_moved_goes_on(tmp_path):
     claim(tmp_path / "moved", compose_config([f"paths.output_root={tmp_path}/other"]), is_writer=True)
 
 
+def test_a_store_that_was_moved_serves_on(tmp_path):
+    sets = ["data=pdb", "data.root=/here", "+data.datasets.more.root=/there/more"]
+    claim(tmp_path, compose_config(sets), is_writer=True)
+    moved = ["data=pdb", "data.root=/elsewhere", "+data.datasets.more.root=/elsewhere/more"]
+    claim(tmp_path, compose_config(moved), is_writer=True)
+    with pytest.raises(ConfigError, match=r"data\.datasets\.more\.weight: 1.0 there, 2.0 now"):
+        claim(tmp_path, compose_config([*moved, "+data.datasets.more.weight=2"]), is_writer=True)
+
+
 def test_a_second_process_is_refused_and_the_same_one_comes_back(tmp_path):
     other = tmp_path / "other.py"
     other.write_text(
