@@ -48,6 +48,16 @@ def test_wider_heads(c):
     check_kernel(kernel, plain, inputs(1, 2, 35, 2, c, masked=3), DTYPES[1], DEVICE)
 
 
+@pytest.mark.parametrize("first", [-20.0, 20.0, MASKED], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_any_first_keys_serve_as_reference(first, dtype):
+    """Sums over a reference far below the maximum, e^20 times it and beyond the range of numbers."""
+    case = inputs(2, 2, 50, 1, 24)
+    case[1][0, ..., :20] += first
+    kernel, plain = triton_attention.shared_bias_attention, reference.shared_bias_attention
+    check_kernel(kernel, plain, case, dtype, DEVICE)
+
+
 def test_large_logits_and_fully_masked_rows_stay_finite():
     case = [x.float().to(DEVICE) for x in inputs(1, 2, 40, 1, 16, scale=50.0)]
     case[1][:] += MASKED
