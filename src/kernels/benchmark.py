@@ -3,17 +3,19 @@
 backward.
 
 Inputs are those of `kernels.cases`, in bfloat16. Errors are those of check_kernel's rule (against float64, at
-a small size); times are medians of CUDA events over many runs, in one process, beside torch.compile of the
-reference and the peers that are installed (`kernels.peers`).
+a small size); times are medians over replays of a CUDA graph of many calls, since a training step is one too,
+in one process, beside torch.compile of the reference and the peers that are installed (`kernels.peers`). What
+cannot be captured is launched, its time marked by a star: it holds Python's, too.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -31,10 +33,29 @@ SIZES = (384, 768)
 _CHECKED_SIZE = 96  # number of tokens at which errors are measured
 
 
-def _time(function: Callable[[], Any]) -> float:
+_MEASURED_MS = 30  # of calls in a graph
+
+
+class Timing(NamedTuple):
+    """Milliseconds of a forward without gradient and of forward and backward with every gradient (None for an
+    op that has none); whether both were captured.
+    """
+
+    forward: float
+    both: float | None
+    captured: bool
+
+
+def _launched(function: Callable[[], Any]) -> float:
     from triton.testing import do_bench
 
     return float(do_bench(function, warmup=20, rep=100, return_mode="median"))
+
+
+def _captured(function: Callable[[], Any]) -> float:
+    from triton.testing import do_bench_cudagraph
+
+    return float(do_bench_cudagraph(function, rep=_MEASURED_MS, return_mode="median"))
 
 
 def inputs_of(case: Case, n: int, pair: int = PAIR) -> list[Any]:
@@ -43,14 +64,22 @@ def inputs_of(case: Case, n: int, pair: int = PAIR) -> list[Any]:
     return case.inputs(torch.device("cuda"), torch.bfloat16, sizes)
 
 
-def measure(function: Callable[..., Tensor], inputs: list[Any]) -> tuple[float, float | None]:
-    """Milliseconds of the forward without gradient, and of forward and backward with every gradient (None
-    for an op that has none).
-    """
+def measure(function: Callable[..., Tensor], inputs: list[Any]) -> Timing:
+    """Time an op, captured where that is possible."""
+    try:
+        return Timing(*_measure(function, inputs, _captured), True)
+    except RuntimeError:  # it waits for the GPU, or compiles on the way
+        torch.cuda.synchronize()
+        return Timing(*_measure(function, inputs, _launched), False)
+
+
+def _measure(
+    function: Callable[..., Tensor], inputs: list[Any], milliseconds: Callable[[Callable[[], Any]], float]
+) -> tuple[float, float | None]:
     leaves = [x.detach().requires_grad_() if _is_float(x) else x for x in inputs]
     wanted = [x for x in leaves if _is_float(x)]
     with torch.no_grad():
-        forward = _time(lambda: function(*leaves))
+        forward = milliseconds(lambda: function(*leaves))
     out = function(*leaves)
     if not out.requires_grad:
         return forward, None
@@ -59,7 +88,7 @@ def measure(function: Callable[..., Tensor], inputs: list[Any]) -> tuple[float, 
     def both() -> None:
         torch.autograd.grad(function(*leaves), wanted, incoming)
 
-    return forward, _time(both)
+    return forward, milliseconds(both)
 
 
 def errors(function: Callable[..., Tensor], reference: Callable[..., Tensor], inputs: list[Any]) -> float:
@@ -75,8 +104,10 @@ def _is_float(x: Any) -> bool:
     return isinstance(x, Tensor) and x.is_floating_point()
 
 
-def rows(only: Sequence[str], sizes: Sequence[int], pair: int) -> list[dict[str, Any]]:
-    """One record an op, size and implementation."""
+def rows(
+    only: Sequence[str], sizes: Sequence[int], pair: int, names: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """One record an op, size and implementation; of all implementations, or those of the given names."""
     found: list[dict[str, Any]] = []
     for case in CASES:
         if only and case.op not in only:
@@ -84,29 +115,31 @@ def rows(only: Sequence[str], sizes: Sequence[int], pair: int) -> list[dict[str,
         entries = [e for e in implementations(case.op) if e.supports(torch.device("cuda")) is None]
         reference = next(e.function for e in entries if e.name == "reference")
         variants = [(e.name, e.function) for e in entries] + [("torch.compile", torch.compile(reference))]
+        variants = [(name, function) for name, function in variants + peers(case.op) if _is_in(name, names)]
         for n in sizes or SIZES:
             small, inputs = inputs_of(case, _CHECKED_SIZE, pair), inputs_of(case, n, pair)
             exact, drawn = case.bound(reference, small), case.varied(small)
             for name, function in variants:
-                forward, both = measure(case.bound(function, inputs), case.varied(inputs))
-                error = errors(case.bound(function, small), exact, drawn)
-                found.append(_row(case.op, n, name, forward, both, error))
-                torch.cuda.empty_cache()
-            for name, function in peers(case.op):
                 try:
-                    forward, both = measure(case.bound(function, inputs), case.varied(inputs))
+                    timing = measure(case.bound(function, inputs), case.varied(inputs))
                     error = errors(case.bound(function, small), exact, drawn)
-                except Exception as failure:  # another project's code: its failure is a result
+                except Exception as failure:  # of another project's code, a result
+                    if name in {entry.name for entry in entries}:
+                        raise
                     print(f"{case.op}, N {n}: {name} failed: {str(failure).splitlines()[0]}")
                     continue
-                found.append(_row(case.op, n, name, forward, both, error))
+                found.append(_row(case.op, n, name, timing, error))
                 torch.cuda.empty_cache()
     return found
 
 
-def _row(op: str, n: int, name: str, forward: float, both: float | None, error: float) -> dict[str, Any]:
-    return {"op": op, "N": n, "implementation": name, "forward_ms": forward, "forward_backward_ms": both,
-            "error": error}  # fmt: skip
+def _is_in(name: str, names: Sequence[str]) -> bool:
+    return not names or name in names
+
+
+def _row(op: str, n: int, name: str, timing: Timing, error: float) -> dict[str, Any]:
+    return {"op": op, "N": n, "implementation": name, "forward_ms": timing.forward,
+            "forward_backward_ms": timing.both, "captured": timing.captured, "error": error}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -118,6 +151,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--sizes", nargs="*", type=int, default=[], help="numbers of tokens (default 384 768)"
     )
     parser.add_argument("--pair", type=int, default=PAIR, help="channels of the pairs (default 128)")
+    parser.add_argument(
+        "--implementations", nargs="*", default=[], help="only these (triton, trifast, torch.compile, ...)"
+    )
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--tune", type=Path, help="tune the tiles for this GPU and write all tables here")
     flags = parser.parse_args(arguments)
@@ -130,16 +166,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if absent := missing():
         print(f"not installed, so not timed: {', '.join(absent)}")
-    found = rows(flags.ops, flags.sizes, flags.pair)
+    found = rows(flags.ops, flags.sizes, flags.pair, flags.implementations)
     table = Table("op", "N", "implementation", "forward, ms", "forward + backward, ms", "error")
     for row in found:
-        table.add_row(row["op"], str(row["N"]), row["implementation"], f"{row['forward_ms']:.3f}",
+        star = "" if row["captured"] else "*"
+        table.add_row(row["op"], str(row["N"]), row["implementation"], f"{row['forward_ms']:.3f}{star}",
                       "none" if (both := row["forward_backward_ms"]) is None else f"{both:.3f}",
                       f"{row['error']:.1e}")  # fmt: skip
     Console(width=120).print(table)
     if flags.json:
-        flags.json.write_text(
-            json.dumps({"device": torch.cuda.get_device_name(), "pair": flags.pair, "rows": found}, indent=1)
-            + "\n"
-        )
+        machine = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "command": sys.argv}
+        record = machine | {"pair": flags.pair, "rows": found}
+        flags.json.write_text(json.dumps(record, indent=1) + "\n")
     return 0
