@@ -3,9 +3,9 @@
 backward.
 
 Inputs are those of `kernels.cases`, in bfloat16. Errors are those of check_kernel's rule (against float64, at
-a small size); times are medians over replays of a CUDA graph of many calls, since a training step is one too,
-in one process, beside torch.compile of the reference and the peers that are installed (`kernels.peers`). What
-cannot be captured is launched, its time marked by a star: it holds Python's, too.
+a small size); times are medians of CUDA events over many runs, in one process, beside torch.compile of the
+reference and the peers that are installed (`kernels.peers`). Calls are launched one by one: below half a
+millisecond a backward pass is as slow as Python launches it, where a captured step is not.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -33,29 +33,10 @@ SIZES = (384, 768)
 _CHECKED_SIZE = 96  # number of tokens at which errors are measured
 
 
-_MEASURED_MS = 30  # of calls in a graph
-
-
-class Timing(NamedTuple):
-    """Milliseconds of a forward without gradient and of forward and backward with every gradient (None for an
-    op that has none); whether both were captured.
-    """
-
-    forward: float
-    both: float | None
-    captured: bool
-
-
-def _launched(function: Callable[[], Any]) -> float:
+def _time(function: Callable[[], Any]) -> float:
     from triton.testing import do_bench
 
     return float(do_bench(function, warmup=20, rep=100, return_mode="median"))
-
-
-def _captured(function: Callable[[], Any]) -> float:
-    from triton.testing import do_bench_cudagraph
-
-    return float(do_bench_cudagraph(function, rep=_MEASURED_MS, return_mode="median"))
 
 
 def inputs_of(case: Case, n: int, pair: int = PAIR) -> list[Any]:
@@ -64,22 +45,14 @@ def inputs_of(case: Case, n: int, pair: int = PAIR) -> list[Any]:
     return case.inputs(torch.device("cuda"), torch.bfloat16, sizes)
 
 
-def measure(function: Callable[..., Tensor], inputs: list[Any]) -> Timing:
-    """Time an op, captured where that is possible."""
-    try:
-        return Timing(*_measure(function, inputs, _captured), True)
-    except RuntimeError:  # it waits for the GPU, or compiles on the way
-        torch.cuda.synchronize()
-        return Timing(*_measure(function, inputs, _launched), False)
-
-
-def _measure(
-    function: Callable[..., Tensor], inputs: list[Any], milliseconds: Callable[[Callable[[], Any]], float]
-) -> tuple[float, float | None]:
+def measure(function: Callable[..., Tensor], inputs: list[Any]) -> tuple[float, float | None]:
+    """Milliseconds of the forward without gradient, and of forward and backward with every gradient (None
+    for an op that has none).
+    """
     leaves = [x.detach().requires_grad_() if _is_float(x) else x for x in inputs]
     wanted = [x for x in leaves if _is_float(x)]
     with torch.no_grad():
-        forward = milliseconds(lambda: function(*leaves))
+        forward = _time(lambda: function(*leaves))
     out = function(*leaves)
     if not out.requires_grad:
         return forward, None
@@ -88,7 +61,7 @@ def _measure(
     def both() -> None:
         torch.autograd.grad(function(*leaves), wanted, incoming)
 
-    return forward, milliseconds(both)
+    return forward, _time(both)
 
 
 def errors(function: Callable[..., Tensor], reference: Callable[..., Tensor], inputs: list[Any]) -> float:
@@ -115,31 +88,27 @@ def rows(
         entries = [e for e in implementations(case.op) if e.supports(torch.device("cuda")) is None]
         reference = next(e.function for e in entries if e.name == "reference")
         variants = [(e.name, e.function) for e in entries] + [("torch.compile", torch.compile(reference))]
-        variants = [(name, function) for name, function in variants + peers(case.op) if _is_in(name, names)]
+        variants = [variant for variant in variants + peers(case.op) if not names or variant[0] in names]
         for n in sizes or SIZES:
             small, inputs = inputs_of(case, _CHECKED_SIZE, pair), inputs_of(case, n, pair)
             exact, drawn = case.bound(reference, small), case.varied(small)
             for name, function in variants:
                 try:
-                    timing = measure(case.bound(function, inputs), case.varied(inputs))
+                    forward, both = measure(case.bound(function, inputs), case.varied(inputs))
                     error = errors(case.bound(function, small), exact, drawn)
                 except Exception as failure:  # of another project's code, a result
                     if name in {entry.name for entry in entries}:
                         raise
                     print(f"{case.op}, N {n}: {name} failed: {str(failure).splitlines()[0]}")
                     continue
-                found.append(_row(case.op, n, name, timing, error))
+                found.append(_row(case.op, n, name, forward, both, error))
                 torch.cuda.empty_cache()
     return found
 
 
-def _is_in(name: str, names: Sequence[str]) -> bool:
-    return not names or name in names
-
-
-def _row(op: str, n: int, name: str, timing: Timing, error: float) -> dict[str, Any]:
-    return {"op": op, "N": n, "implementation": name, "forward_ms": timing.forward,
-            "forward_backward_ms": timing.both, "captured": timing.captured, "error": error}  # fmt: skip
+def _row(op: str, n: int, name: str, forward: float, both: float | None, error: float) -> dict[str, Any]:
+    return {"op": op, "N": n, "implementation": name, "forward_ms": forward, "forward_backward_ms": both,
+            "error": error}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -169,8 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = rows(flags.ops, flags.sizes, flags.pair, flags.implementations)
     table = Table("op", "N", "implementation", "forward, ms", "forward + backward, ms", "error")
     for row in found:
-        star = "" if row["captured"] else "*"
-        table.add_row(row["op"], str(row["N"]), row["implementation"], f"{row['forward_ms']:.3f}{star}",
+        table.add_row(row["op"], str(row["N"]), row["implementation"], f"{row['forward_ms']:.3f}",
                       "none" if (both := row["forward_backward_ms"]) is None else f"{both:.3f}",
                       f"{row['error']:.1e}")  # fmt: skip
     Console(width=120).print(table)

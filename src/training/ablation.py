@@ -3,7 +3,9 @@
 
 Every line is a benchmark of its own (`training.benchmark`), in one process and on the same batch: reference
 ops kernel by kernel; then groups of ops as `kernels=auto` chooses them; last, where they are wanted, CUDA
-graphs. Groups without an implementation of their own here are left out.
+graphs. Groups without an implementation of their own here are left out. Kernel by kernel a step takes as
+long as Python needs to launch it: what a group gives is seen in the time that the GPU works, and in the last
+line.
 """
 
 from __future__ import annotations
@@ -69,20 +71,26 @@ def ablate(config: TrainConfig, device: torch.device, console: Console, repeats:
         first = lines[0].report if lines else report
         leaner = first.peak_gib / report.peak_gib if first.peak_gib and report.peak_gib else None
         lines.append(Line(name, report, first.seconds / report.seconds, leaner))
-        console.print(f"{name}: {report.seconds:.3f} s", highlight=False)
+        busy = f", of which the GPU works {_busy(report)}" * (report.gpu_busy_seconds is not None)
+        console.print(f"{name}: {report.seconds:.3f} s{busy}", highlight=False)
     return lines
+
+
+def _busy(report: StepReport) -> str:
+    return "" if report.gpu_busy_seconds is None else f"{report.gpu_busy_seconds:.3f}"
 
 
 def ablation_table(lines: list[Line]) -> Table:
     s = lines[0].report.sizes
     title = f"{s.tokens} tokens, D {s.diffusion_samples}, {s.cycles:g} cycles: one group more a line"
     table = Table(title=title, title_justify="left")
-    for column in ("step", "s/step", "faster", "peak GiB", "leaner", "kernels launched"):
+    for column in ("step", "s/step", "faster", "GPU works, s", "peak GiB", "leaner", "kernels launched"):
         table.add_column(column, justify="left" if column == "step" else "right")
     for line in lines:
         report = line.report
         peak = "" if report.peak_gib is None else f"{report.peak_gib:.1f}"
         leaner = "" if line.leaner is None else f"{line.leaner:.2f} x"
         launches = "" if report.launches is None else f"{report.launches:,}"
-        table.add_row(line.name, f"{report.seconds:.3f}", f"{line.faster:.2f} x", peak, leaner, launches)
+        faster = f"{line.faster:.2f} x"
+        table.add_row(line.name, f"{report.seconds:.3f}", faster, _busy(report), peak, leaner, launches)
     return table

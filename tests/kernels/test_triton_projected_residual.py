@@ -46,9 +46,8 @@ def test_the_mask_is_the_references_to_the_bit():
 
 
 def test_wide_pairs_are_projected_apart():
-    case = [
-        v.float() if torch.is_tensor(v) and v.is_floating_point() else v for v in inputs(1, 3, 4, 144, 16)
-    ]
+    case = [v.to(DEVICE) if torch.is_tensor(v) else v for v in inputs(1, 3, 4, 144, 16)]
+    case = [v.float() if torch.is_tensor(v) and v.is_floating_point() else v for v in case]
     torch.testing.assert_close(KERNEL(*case), PLAIN(*case))
 
 
