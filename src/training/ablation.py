@@ -71,7 +71,7 @@ def ablate(config: TrainConfig, device: torch.device, console: Console, repeats:
         first = lines[0].report if lines else report
         leaner = first.peak_gib / report.peak_gib if first.peak_gib and report.peak_gib else None
         lines.append(Line(name, report, first.seconds / report.seconds, leaner))
-        busy = f", of which the GPU works {_busy(report)}" * (report.gpu_busy_seconds is not None)
+        busy = f", of which the GPU works {_busy(report)} s" * (report.gpu_busy_seconds is not None)
         console.print(f"{name}: {report.seconds:.3f} s{busy}", highlight=False)
     return lines
 
