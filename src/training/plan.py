@@ -39,7 +39,7 @@ PRODUCTS = 0.3064  # share of a GPU's peak that the products of all ops reach to
 TRAVERSALS = 78.79  # of a block's activations, in bytes moved over their bytes
 SAMPLER_STEP = 2.254e-3  # seconds of one step of the mini-rollout
 BLOCK = 27.6  # pair tensors, of the block that the backward pass is in
-RUNTIME = 2.41  # GiB: unused parts of the allocator's segments, the rollout's conditioning; not CUDA's context
+RUNTIME = 2.41  # GiB: unused parts of the allocator's segments, the rollout's conditioning; not the context
 STATE = 5 * 4  # bytes a parameter
 SECONDS_A_DAY = 86_400
 
