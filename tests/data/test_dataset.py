@@ -31,6 +31,27 @@ def test_examples_are_valid_and_within_their_sizes(store_path):
         assert (sizes["R"], sizes["T"]) == (2, 1)
 
 
+def test_references_have_the_hands_of_the_truth(store_path):
+    """Rotated as they are, conformers must not be mirrored: all that tells a network an amino acid's hand."""
+    agree = []
+    for n in range(10):
+        example = dataset(store_path)[REQUEST._replace(n=n)]
+        known = example.atom_mask & example.atom_resolved & example.ref_mask
+        names = ["".join(chr(32 + c) for c in row).strip() for row in example.ref_atom_name_chars.tolist()]
+        for token in range(int(example.token_mask.sum())):
+            atoms = (known & (example.atom_to_token == token)).nonzero()[:, 0].tolist()
+            place = {names[atom]: atom for atom in atoms}
+            if {"CA", "N", "C", "CB"} <= place.keys():
+                ca, *around = (place[name] for name in ("CA", "N", "C", "CB"))
+                truth, reference = (
+                    torch.linalg.det((x[around] - x[ca]).double())
+                    for x in (example.atom_coords, example.ref_pos)
+                )
+                agree.append(bool(truth * reference > 0))
+    assert len(agree) > 50
+    assert all(agree)
+
+
 def test_an_example_is_a_function_of_seed_and_number(store_path):
     one, two = dataset(store_path), dataset(store_path)
     first = [one[REQUEST._replace(n=n)] for n in range(8)]
