@@ -23,7 +23,7 @@ from foldwright.affinity.head import Pocket
 from foldwright.affinity.scores import AffinityScores, ensemble
 from foldwright.data.affinity_store import PocketCache, PocketRecord
 from foldwright.data.affinity_table import fingerprints
-from foldwright.data.store import Store
+from foldwright.data.store import ITEMS, MANIFEST, Store
 from foldwright.evaluation.affinity import (
     Values,
     average_precision,
@@ -103,7 +103,8 @@ def affinity_objective(config: TrainConfig, curriculum: Curriculum, ops: Ops, ru
         validation=_describe(split, config.validation.every_steps),
         begin=begin,
         closing=lambda checkpointer: [],
-        tables={"affinity.table": table_path(store.path, settings.table)},
+        tables={"affinity.table": table_path(store.path, settings.table)}
+        | {f"data.root: {table}": store.path / table for table in (MANIFEST, ITEMS)},
     )
 
 
