@@ -127,7 +127,8 @@ def _(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tupl
 @torch.library.custom_op("foldwright::layer_norm_backward", mutates_args=())
 def _layer_norm_backward(
     dy: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, rstd: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x, and of weight and bias, float32 [2, c]."""
     dy = dy.contiguous()
     x, layout = _layout(x)
     c, n_rows = x.shape[-1], x.numel() // x.shape[-1]
@@ -135,20 +136,17 @@ def _layer_norm_backward(
     tiles = triton.cdiv(triton.cdiv(n_rows, rows), _PROGRAMS)
     programs = triton.cdiv(triton.cdiv(n_rows, rows), tiles)
     dx = torch.empty_like(x)
-    dw, db = (x.new_empty(programs, c, dtype=torch.float32) for _ in range(2))
+    partial = x.new_empty(2, programs, c, dtype=torch.float32)
     _normalise_backward[(programs,)](
-        dy, x, x if weight is None else weight, mean, rstd, dx, dw, db, n_rows, c, tiles, **layout,
+        dy, x, x if weight is None else weight, mean, rstd, dx, *partial, n_rows, c, tiles, **layout,
         HAS_W=weight is not None, ROWS=rows, C=width,
     )  # fmt: skip
-    return dx, dw.sum(0), db.sum(0)
+    return dx, partial.sum(1)
 
 
 @_layer_norm_backward.register_fake
-def _(
-    dy: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, rstd: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    dx = torch.empty_like(_layout(x)[0])
-    return dx, x.new_empty(x.shape[-1], dtype=torch.float32), x.new_empty(x.shape[-1], dtype=torch.float32)
+def _(dy: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(_layout(x)[0]), x.new_empty(2, x.shape[-1], dtype=torch.float32)
 
 
 def _setup(ctx, inputs, output) -> None:
@@ -160,7 +158,7 @@ def _setup(ctx, inputs, output) -> None:
 
 def _gradient(ctx, dy, _dmean, _drstd):
     x, weight, mean, rstd = ctx.saved_tensors
-    dx, dw, db = _layer_norm_backward(dy, x, weight, mean, rstd)
+    dx, (dw, db) = _layer_norm_backward(dy, x, weight, mean, rstd)
     dw = None if weight is None else dw.to(weight.dtype)
     return dx, dw, None if ctx.bias_dtype is None else db.to(ctx.bias_dtype), None
 

@@ -66,10 +66,11 @@ def _pair_bias(z_ptr, nw_ptr, nb_ptr, w_ptr, key_ptr, out_ptr, y_ptr, n_j, size,
 
 
 @triton.jit
-def _pair_bias_backward(d_ptr, dy_ptr, z_ptr, nw_ptr, nb_ptr, w_ptr, dz_ptr, dnw_ptr, dnb_ptr, dw_ptr,
+def _pair_bias_backward(d_ptr, dy_ptr, z_ptr, nw_ptr, nb_ptr, w_ptr, dz_ptr, parts_ptr,
                         n_j, size, heads, c, tiles, s_b, s_i, s_j, eps,
                         HAS_DY: tl.constexpr, ROWS: tl.constexpr, HEADS: tl.constexpr,
                         C: tl.constexpr):  # fmt: skip
+    """parts [programs, 2 + heads, c]: gradients of the norm's weight and bias and of the projection."""
     batch = tl.program_id(1).to(tl.int64)
     at_c, at_h = tl.arange(0, C), tl.arange(0, HEADS)
     w = _heads_weight(w_ptr, heads, c, HEADS, C)
@@ -92,10 +93,11 @@ def _pair_bias_backward(d_ptr, dy_ptr, z_ptr, nw_ptr, nb_ptr, w_ptr, dz_ptr, dnw
         dz = norm_backward(dx, hat, rstd, norm_w, c)
         tl.store(dz_ptr + at, dz.to(dz_ptr.dtype.element_ty), mask=inside)
     program = batch * tl.num_programs(0) + tl.program_id(0)
-    tl.store(dnw_ptr + program * c + at_c, dnw, mask=at_c < c)
-    tl.store(dnb_ptr + program * c + at_c, dnb, mask=at_c < c)
+    parts_ptr += program * (2 + heads) * c
+    tl.store(parts_ptr + at_c, dnw, mask=at_c < c)
+    tl.store(parts_ptr + c + at_c, dnb, mask=at_c < c)
     inside = (at_h < heads)[:, None] & (at_c < c)[None, :]
-    tl.store(dw_ptr + (program * heads + at_h[:, None]) * c + at_c[None, :], dw, mask=inside)
+    tl.store(parts_ptr + (2 + at_h[:, None]) * c + at_c[None, :], dw, mask=inside)
 
 
 def _sizes(z: Tensor, heads: int, elements: int) -> dict[str, int]:
@@ -122,7 +124,7 @@ def _maps(
 
 def _gradients(
     d: Tensor, dy: Tensor | None, z: Tensor, norm_w: Tensor, norm_b: Tensor, weight: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     z, d = dense(z), d.contiguous()
     b, n_i, n_j, c = z.shape
     heads, sizes = weight.shape[0], _sizes(z, weight.shape[0], _ELEMENTS_BACKWARD)
@@ -130,17 +132,13 @@ def _gradients(
     tiles = triton.cdiv(all_tiles, _PROGRAMS)
     programs = triton.cdiv(all_tiles, tiles)
     dz = torch.empty_like(z)
-    d_norm_w, d_norm_b = (z.new_empty(b * programs, c, dtype=torch.float32) for _ in range(2))
-    dw = z.new_empty(b * programs, heads, c, dtype=torch.float32)
+    parts = z.new_empty(b * programs, 2 + heads, c, dtype=torch.float32)
     _pair_bias_backward[(programs, b)](
         d, d if dy is None else dy.contiguous(), z, norm_w, norm_b, cast(weight, z.dtype).contiguous(),
-        dz, d_norm_w, d_norm_b, dw, n_j, n_i * n_j, heads, c, tiles, *z.stride()[:3], _EPS,
+        dz, parts, n_j, n_i * n_j, heads, c, tiles, *z.stride()[:3], _EPS,
         HAS_DY=dy is not None, **sizes,
     )  # fmt: skip
-    sums = (partial.sum(0) for partial in (d_norm_w, d_norm_b, dw))
-    parameters = (norm_w, norm_b, weight)
-    d_norm_w, d_norm_b, dw = (x.to(p.dtype) for x, p in zip(sums, parameters, strict=True))
-    return dz, d_norm_w, d_norm_b, dw
+    return dz, parts.sum(0)
 
 
 @torch.library.custom_op("foldwright::pair_bias", mutates_args=())
@@ -169,16 +167,17 @@ def _(z: Tensor, norm_w: Tensor, norm_b: Tensor, weight: Tensor, key_bias: Tenso
 @torch.library.custom_op("foldwright::pair_bias_backward", mutates_args=())
 def _backward(
     d: Tensor, dy: Tensor | None, z: Tensor, norm_w: Tensor, norm_b: Tensor, weight: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
+    """Gradients of z and, float32 [2 + H, c], of norm_w, norm_b and weight."""
     return _gradients(d, dy, z, norm_w, norm_b, weight)
 
 
 @_backward.register_fake
 def _(
     d: Tensor, dy: Tensor | None, z: Tensor, norm_w: Tensor, norm_b: Tensor, weight: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    d_norm_w, d_norm_b, dw = (torch.empty_like(p) for p in (norm_w, norm_b, weight))
-    return torch.empty_like(dense(z)), d_norm_w, d_norm_b, dw
+) -> tuple[Tensor, Tensor]:
+    parts = weight.new_empty(2 + weight.shape[0], weight.shape[1], dtype=torch.float32)
+    return torch.empty_like(dense(z)), parts
 
 
 def _setup(ctx, inputs, output) -> None:
@@ -186,11 +185,14 @@ def _setup(ctx, inputs, output) -> None:
 
 
 def _gradient(ctx, d):
-    return *_backward(d, None, *ctx.saved_tensors), None
+    return _gradient_with_norm(ctx, None, d)
 
 
 def _gradient_with_norm(ctx, dy, d):
-    return *_backward(d, dy, *ctx.saved_tensors), None
+    z, norm_w, norm_b, weight = ctx.saved_tensors
+    dz, of_parameters = _backward(d, dy, z, norm_w, norm_b, weight)
+    d_norm_w, d_norm_b = of_parameters[:2].to(norm_w.dtype)
+    return dz, d_norm_w, d_norm_b, of_parameters[2:].to(weight.dtype), None
 
 
 torch.library.register_autograd("foldwright::pair_bias", _gradient, setup_context=_setup)

@@ -167,7 +167,7 @@ def _backward_held(
     share: float,
     eps: float,
 ) -> tuple[Tensor, list[Tensor]]:
-    """Gradients of x, in its dtype, and of the four parameters, in float32."""
+    """Gradients of x, in its dtype; in float32 of the norm's parameters [2, c], w_in and w_out."""
     c, h = w_out.shape
     dx = torch.empty_like(x)
     parts: list[tuple[Tensor, ...]] = []
@@ -182,7 +182,7 @@ def _backward_held(
             n, c, h, eps, share, **sizes,
         )  # fmt: skip
         weights = (d.t() @ normed).float(), (dy_chunk.t() @ gated).float()
-        parts.append((partial[0].sum(0), partial[1].sum(0), *weights))
+        parts.append((partial.sum(1), *weights))
     return dx, [reduce(torch.add, gradients) for gradients in zip(*parts, strict=True)]
 
 
@@ -203,27 +203,23 @@ def _(x: Tensor, norm_w: Tensor, norm_b: Tensor, w_in: Tensor, w_out: Tensor, sh
 @torch.library.custom_op("foldwright::transition_backward", mutates_args=())
 def _transition_backward(
     dy: Tensor, x: Tensor, norm_w: Tensor, norm_b: Tensor, w_in: Tensor, w_out: Tensor, share: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, of the norm's parameters (float32 [2, c]), of w_in and of w_out."""
     low_in, low_out = cast(w_in, x.dtype).contiguous(), cast(w_out, x.dtype).contiguous()
     backward = _backward_held if x.shape[-1] <= _HELD else triton_wide_transition.backward
-    dx, grads = backward(dy.contiguous(), x.contiguous(), norm_w, norm_b, low_in, low_out, share, _EPS)
-    parameters = (norm_w, norm_b, w_in, w_out)
-    d_norm_w, d_norm_b, d_in, d_out = (g.to(p.dtype) for g, p in zip(grads, parameters, strict=True))
-    return dx, d_norm_w, d_norm_b, d_in, d_out
+    dx, (d_norm, d_in, d_out) = backward(
+        dy.contiguous(), x.contiguous(), norm_w, norm_b, low_in, low_out, share, _EPS
+    )
+    return dx, d_norm, d_in.to(w_in.dtype), d_out.to(w_out.dtype)
 
 
 @_transition_backward.register_fake
 def _(
     dy: Tensor, x: Tensor, norm_w: Tensor, norm_b: Tensor, w_in: Tensor, w_out: Tensor, share: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dx = torch.empty_like(x, memory_format=torch.contiguous_format)
-    return (
-        dx,
-        torch.empty_like(norm_w),
-        torch.empty_like(norm_b),
-        torch.empty_like(w_in),
-        torch.empty_like(w_out),
-    )
+    d_norm = norm_w.new_empty(2, x.shape[-1], dtype=torch.float32)
+    return dx, d_norm, torch.empty_like(w_in), torch.empty_like(w_out)
 
 
 def _setup(ctx, inputs, output) -> None:
@@ -232,7 +228,10 @@ def _setup(ctx, inputs, output) -> None:
 
 
 def _gradient(ctx, dy):
-    return *_transition_backward(dy, *ctx.saved_tensors, ctx.share), None
+    x, norm_w, *rest = ctx.saved_tensors
+    dx, d_norm, d_in, d_out = _transition_backward(dy, x, norm_w, *rest, ctx.share)
+    d_norm_w, d_norm_b = d_norm.to(norm_w.dtype)
+    return dx, d_norm_w, d_norm_b, d_in, d_out, None
 
 
 torch.library.register_autograd("foldwright::transition", _gradient, setup_context=_setup)

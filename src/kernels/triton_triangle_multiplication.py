@@ -289,7 +289,7 @@ def _gate_out_held(
 def _gate_out_backward_held(
     dy: Tensor, z: Tensor, product: Tensor, norm_in: Norm, norm_out: Norm, w_out: Tensor, w_gate: Tensor,
     drop: Drop, d: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     b, n, _, c = z.shape
     sizes, grid = _launch(z, "gate_out_backward")
     d_product, y, d_value = torch.empty_like(product), z.new_empty(b * n * n, c), z.new_empty(b * n * n, c)
@@ -298,13 +298,13 @@ def _gate_out_backward_held(
         dy, z, product, drop.keep, *norm_in, *norm_out, w_out, w_gate, d_product, y, d_value, d, *d_norm,
         n, c, EPS, drop.scale, DROPS=drop.scale != 1.0, **sizes,
     )  # fmt: skip
-    return d_product, d_norm[0].sum(0), d_norm[1].sum(0), d_value.t() @ y
+    return d_product, d_norm.sum(1), d_value.t() @ y
 
 
 def _project_backward_held(
     d_left: Tensor, d_right: Tensor, dy: Tensor, z: Tensor, mask: Tensor, norm: Norm, w: Tensor,
     w_gate: Tensor, d: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     b, n, _, c = z.shape
     sizes, grid = _launch(z, "project_backward")
     x, dz = z.new_empty(b * n * n, c), torch.empty_like(z)
@@ -312,7 +312,7 @@ def _project_backward_held(
     _triangle_project_backward[grid](
         d_left, d_right, dy, z, mask, *norm, w, w_gate, x, dz, d, *d_norm, n, c, EPS, **sizes
     )
-    return x, dz, d_norm[0].sum(0), d_norm[1].sum(0)
+    return x, dz, d_norm.sum(1)
 
 
 _HELD_PASSES = Passes(_project_held, _gate_out_held, _gate_out_backward_held, _project_backward_held)
@@ -398,28 +398,21 @@ def _triangle_multiplication_backward(
     seed: Tensor,
     rate: float,
 ) -> list[Tensor]:
-    """Gradients of z and of the seven parameters, in the order of the forward's arguments."""
+    """Gradients of z, norm_in and norm_out (float32 [2, c]), w_in, w_out and w_gate."""
     z, dy, mask = z.contiguous(), dy.contiguous(), mask.contiguous()
     b, n, _, c = z.shape
     low_in, low_out, low_gate = (cast(w, z.dtype).contiguous() for w in (w_in, w_out, w_gate))
     norm_in, norm_out = (norm_in_w, norm_in_b), (norm_out_w, norm_out_b)
     d = z.new_empty(b * n * n, 5 * c)
     passes = _passes(z)
-    d_product, d_out_w, d_out_b, dw_out = passes.gate_out_backward(
+    d_product, d_norm_out, dw_out = passes.gate_out_backward(
         dy, z, product, norm_in, norm_out, low_out, low_gate, drop_of(seed, rate, z.shape[2] * z.shape[3]), d
     )
     d_left, d_right = (g.contiguous() for g in _multiply_backward(d_product, left, right, outgoing))
-    x, dz, d_in_w, d_in_b = passes.project_backward(
-        d_left, d_right, dy, z, mask, norm_in, low_in, low_gate, d
-    )
+    x, dz, d_norm_in = passes.project_backward(d_left, d_right, dy, z, mask, norm_in, low_in, low_gate, d)
     dw = d.t() @ x
-    d_in_w, d_in_b, d_out_w, d_out_b = (
-        g.to(p.dtype) for g, p in zip((d_in_w, d_in_b, d_out_w, d_out_b), norm_in + norm_out, strict=True)
-    )
-    return [
-        dz, d_in_w, d_in_b, _own(dw[: 4 * c], w_in.dtype), d_out_w, d_out_b, dw_out.to(w_out.dtype),
-        _own(dw[4 * c :], w_gate.dtype),
-    ]  # fmt: skip
+    dw_in, dw_gate = _own(dw[: 4 * c], w_in.dtype), _own(dw[4 * c :], w_gate.dtype)
+    return [dz, d_norm_in, d_norm_out, dw_in, dw_out.to(w_out.dtype), dw_gate]
 
 
 def _own(grad: Tensor, dtype: torch.dtype) -> Tensor:
@@ -446,8 +439,8 @@ def _(
     seed: Tensor,
     rate: float,
 ) -> list[Tensor]:
-    parameters = (norm_in_w, norm_in_b, w_in, norm_out_w, norm_out_b, w_out, w_gate)
-    return [z.new_empty(z.shape), *(p.new_empty(p.shape) for p in parameters)]
+    norms = (norm_in_w.new_empty(2, z.shape[-1], dtype=torch.float32) for _ in range(2))
+    return [z.new_empty(z.shape), *norms, *(w.new_empty(w.shape) for w in (w_in, w_out, w_gate))]
 
 
 def _setup(ctx, inputs, output) -> None:
@@ -458,8 +451,12 @@ def _setup(ctx, inputs, output) -> None:
 
 def _gradient(ctx, dy, _left, _right, _product):
     *saved, seed = ctx.saved_tensors
-    dz, *parameters = _triangle_multiplication_backward(dy, *saved, ctx.outgoing, seed, ctx.rate)
-    return dz, None, *parameters, None, None, None
+    dz, d_norm_in, d_norm_out, dw_in, dw_out, dw_gate = _triangle_multiplication_backward(
+        dy, *saved, ctx.outgoing, seed, ctx.rate
+    )
+    of_norms = (d.to(saved[2].dtype) for d in (d_norm_in, d_norm_out))
+    (d_in_w, d_in_b), (d_out_w, d_out_b) = of_norms
+    return dz, None, d_in_w, d_in_b, dw_in, d_out_w, d_out_b, dw_out, dw_gate, None, None, None
 
 
 torch.library.register_autograd("foldwright::triangle_multiplication", _gradient, setup_context=_setup)

@@ -96,12 +96,14 @@ def backward(
     share: float,
     eps: float,
 ) -> tuple[Tensor, list[Tensor]]:
-    """Gradients of x, in its dtype, and of the four parameters, in float32; all contiguous."""
+    """Gradients of x, in its dtype; in float32 of the norm's parameters [2, c], w_in and w_out. All
+    contiguous.
+    """
     c, h = w_out.shape
     w_across = w_out.t().contiguous()
     dx = torch.empty_like(x)
-    d_norm_w, d_norm_b, d_in, d_out = (
-        x.new_zeros(p.shape, dtype=torch.float32) for p in (norm_w, norm_b, w_in, w_out)
+    d_norm, d_in, d_out = (
+        x.new_zeros(shape, dtype=torch.float32) for shape in ((2, c), w_in.shape, w_out.shape)
     )
     for chunk, dy_chunk, dx_chunk in zip(*(_chunks(t, 3 * h) for t in (x, dy, dx)), strict=True):
         normed, mean, rstd = _layer_norm(chunk, norm_w, norm_b, eps)
@@ -112,8 +114,7 @@ def backward(
         )
         d_in += d.t() @ normed
         d_out += dy_chunk.t() @ hidden
-        d_chunk, d_w, d_b = _layer_norm_backward(d @ w_in, chunk, norm_w, mean, rstd)
+        d_chunk, d_chunk_norm = _layer_norm_backward(d @ w_in, chunk, norm_w, mean, rstd)
         torch.add(d_chunk, dy_chunk, alpha=share, out=dx_chunk)
-        d_norm_w += d_w
-        d_norm_b += d_b
-    return dx, [d_norm_w, d_norm_b, d_in, d_out]
+        d_norm += d_chunk_norm
+    return dx, [d_norm, d_in, d_out]

@@ -33,15 +33,15 @@ class Passes(NamedTuple):
 
     project(z, mask, norm, w) -> a, b
     gate_out(z, product, norm_in, norm_out, w_out, w_gate, drop) -> z + dropout(update)
-    gate_out_backward(dy, *gate_out's, d) -> gradients of the product, of norm_out's scale and shift, of w_out
+    gate_out_backward(dy, *gate_out's, d) -> gradients of the product, of norm_out [2, c], of w_out
     project_backward(da, db, dy, *project's, w_gate, d) -> LN(z) [pairs, c], gradients of z, the residual's
-    included, and of norm's scale and shift
+    included, and of norm [2, c]
     """
 
     project: Callable[..., tuple[Tensor, Tensor]]
     gate_out: Callable[..., Tensor]
-    gate_out_backward: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]
-    project_backward: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]
+    gate_out_backward: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    project_backward: Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 
 @triton.jit
@@ -223,7 +223,7 @@ def _gate_out_wide(
 def _gate_out_backward_wide(
     dy: Tensor, z: Tensor, product: Tensor, norm_in: Norm, norm_out: Norm, w_out: Tensor, w_gate: Tensor,
     drop: Drop, d: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     b, n, _, c = z.shape
     x, y = _layer_norm(z, *norm_in, EPS)[0], _normed_product(product, norm_out)
     d_value = torch.empty_like(y)
@@ -235,24 +235,22 @@ def _gate_out_backward_wide(
     d_y = torch.mm(d_value, w_out, out=y)  # in y's memory: it is not needed any more
     d_product = torch.empty_like(product)
     sizes, grid = _launch_norm(product, "norm_backward")
-    d_norm_w, d_norm_b = (z.new_empty(grid[0] * b, c, dtype=torch.float32) for _ in range(2))
-    _wide_triangle_norm_backward[grid](
-        d_y, product, *norm_out, d_product, d_norm_w, d_norm_b, n * n, c, EPS, **sizes
-    )
-    return d_product, d_norm_w.sum(0), d_norm_b.sum(0), dw_out
+    d_norm = z.new_empty(2, grid[0] * b, c, dtype=torch.float32)
+    _wide_triangle_norm_backward[grid](d_y, product, *norm_out, d_product, *d_norm, n * n, c, EPS, **sizes)
+    return d_product, d_norm.sum(1), dw_out
 
 
 def _project_backward_wide(
     d_left: Tensor, d_right: Tensor, dy: Tensor, z: Tensor, mask: Tensor, norm: Norm, w: Tensor,
     w_gate: Tensor, d: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     _, n, _, c = z.shape
     x, mean, rstd = _layer_norm(z, *norm, EPS)
     sizes, grid = _launch(z, "project_backward", 2 * c)
     _wide_triangle_project_backward[grid](d_left, d_right, x, mask, w, d, n, c, **sizes)
     dx = torch.mm(d, torch.cat([w, w_gate]))
-    dz, d_norm_w, d_norm_b = _layer_norm_backward(dx.view(z.shape), z, norm[0], mean, rstd)
-    return x.view(-1, c), dz.add_(dy), d_norm_w, d_norm_b
+    dz, d_norm = _layer_norm_backward(dx.view(z.shape), z, norm[0], mean, rstd)
+    return x.view(-1, c), dz.add_(dy), d_norm
 
 
 PASSES = Passes(_project_wide, _gate_out_wide, _gate_out_backward_wide, _project_backward_wide)
