@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from foldwright.geometry import best_rotation
 from foldwright.kernels.casts import cast
@@ -34,6 +35,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 _OUTER_ROWS = 512  # tokens whose outer products with all others are there at once
 _OUTER_ELEMENTS = 1 << 29  # of these products, at most
+_ATOM_PAIRS = 1 << 25  # of the samples of smooth_lddt that are there at once
 
 
 @register("layer_norm", "reference")
@@ -242,8 +244,17 @@ def smooth_lddt(x: Tensor, x_true: Tensor, mask: Tensor, is_nucleotide: Tensor) 
     bool.
 
     Pairs count when both atoms are resolved, differ, and lie within 15 Å (30 Å if the first is a
-    nucleotide's) in the truth.
+    nucleotide's) in the truth. As many samples at a time as have 2^25 pairs, recomputed in the backward pass.
     """
+    group = max(1, _ATOM_PAIRS // x.shape[2] ** 2)
+    parts = [
+        checkpoint(_smooth_lddt, *samples, mask, is_nucleotide, use_reentrant=False, preserve_rng_state=False)
+        for samples in zip(x.split(group, 1), x_true.split(group, 1), strict=True)
+    ]
+    return torch.cat(parts, 1)
+
+
+def _smooth_lddt(x: Tensor, x_true: Tensor, mask: Tensor, is_nucleotide: Tensor) -> Tensor:
     delta_true = _distances(x_true)
     radius = torch.where(is_nucleotide, 30.0, 15.0)[:, None, :, None]
     included = (delta_true < radius) & (mask[:, None, :, None] & mask[:, None, None, :])

@@ -3,7 +3,8 @@
 
 Forward: a program sums the scores and counts of one tile of atoms with all others. Backward: it sums the
 gradient of its atoms over all others, each pair in both of its orders, so nothing is added atomically and
-the result is deterministic. Four sigmoids of one error cost one exponential: σ(c - e) = 1 / (1 + eᵉ e⁻ᶜ).
+the result is deterministic. Four sigmoids of one error cost one exponential, σ(c - e) = 1 / (1 + eᵉ e⁻ᶜ),
+and one division: the error is capped at 22 Å, where they are 1e-8 and their product still a float.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 from foldwright.kernels.launch import needs_triton
 from foldwright.kernels.registry import register
 
-_ROWS, _COLS = 32, 64
+_ROWS, _COLS = 32, 32
 
 
 @triton.jit
@@ -30,7 +31,23 @@ def _point(x_ptr, atom, a):
 @triton.jit
 def _distance(xi, yi, zi, xj, yj, zj):
     dx, dy, dz = xi[:, None] - xj[None, :], yi[:, None] - yj[None, :], zi[:, None] - zj[None, :]
-    return tl.sqrt(dx * dx + dy * dy + dz * dz + 1e-10), dx, dy, dz
+    square = dx * dx + dy * dy + dz * dz + 1e-10
+    inverse = tl.rsqrt(square)
+    return square * inverse, inverse, dx, dy, dz
+
+
+@triton.jit
+def _sigmoids(d, d_true):
+    """1 / σ(c - |d - d_true|) for c = 0.5, 1, 2, 4 Å, and the product of the four sigmoids."""
+    e = tl.exp(tl.minimum(tl.abs(d_true - d), 22.0))
+    a0, a1 = 1.0 + e * 0.6065306597126334, 1.0 + e * 0.36787944117144233
+    a2, a3 = 1.0 + e * 0.1353352832366127, 1.0 + e * 0.01831563888873418
+    return a0, a1, a2, a3, 1.0 / ((a0 * a1) * (a2 * a3))
+
+
+@triton.jit
+def _slope(sigmoid):
+    return sigmoid * (1.0 - sigmoid)
 
 
 @triton.jit
@@ -56,29 +73,21 @@ def _smooth_lddt_forward(x_ptr, t_ptr, mask_ptr, nucleotide_ptr, score_ptr, coun
     xi, yi, zi = _point(x_ptr, rows, a)
     ti, ui, vi = _point(t_ptr, rows, a)
     radius = _radius(nucleotide_ptr, rows, a)
-    score = tl.zeros([ROWS], tl.float32)
-    count = tl.zeros([ROWS], tl.float32)
+    score = tl.zeros([ROWS, COLS], tl.float32)
+    count = tl.zeros([ROWS, COLS], tl.float32)
     for start in range(0, a, COLS):
         cols = start + tl.arange(0, COLS)
         xj, yj, zj = _point(x_ptr, cols, a)
         tj, uj, vj = _point(t_ptr, cols, a)
-        d, _, _, _ = _distance(xi, yi, zi, xj, yj, zj)
-        d_true, _, _, _ = _distance(ti, ui, vi, tj, uj, vj)
+        d, _, _, _, _ = _distance(xi, yi, zi, xj, yj, zj)
+        d_true, _, _, _, _ = _distance(ti, ui, vi, tj, uj, vj)
         included = _counted(mask_ptr, rows, cols, a) & (d_true < radius[:, None])
-        e = tl.exp(tl.abs(d_true - d))
-        s = 1.0 / (1.0 + e * 0.6065306597126334) + 1.0 / (1.0 + e * 0.36787944117144233)
-        s += 1.0 / (1.0 + e * 0.1353352832366127) + 1.0 / (1.0 + e * 0.01831563888873418)
-        score += tl.sum(tl.where(included, 0.25 * s, 0.0), 1)
-        count += tl.sum(tl.where(included, 1.0, 0.0), 1)
-    tl.store(score_ptr + sample * tiles + tile, tl.sum(score, 0))
-    tl.store(count_ptr + sample * tiles + tile, tl.sum(count, 0))
-
-
-@triton.jit
-def _slope(e, k):
-    """σ (1 - σ) of σ = 1 / (1 + e k)."""
-    sigmoid = 1.0 / (1.0 + e * k)
-    return sigmoid * (1.0 - sigmoid)
+        a0, a1, a2, a3, inverse = _sigmoids(d, d_true)
+        s = ((a0 + a1) * (a2 * a3) + (a2 + a3) * (a0 * a1)) * inverse
+        score += tl.where(included, 0.25 * s, 0.0)
+        count += tl.where(included, 1.0, 0.0)
+    tl.store(score_ptr + sample * tiles + tile, tl.sum(tl.sum(score, 1), 0))
+    tl.store(count_ptr + sample * tiles + tile, tl.sum(tl.sum(count, 1), 0))
 
 
 @triton.jit
@@ -92,30 +101,30 @@ def _smooth_lddt_gradient(x_ptr, t_ptr, mask_ptr, nucleotide_ptr, factor_ptr, dx
     xi, yi, zi = _point(x_ptr, rows, a)
     ti, ui, vi = _point(t_ptr, rows, a)
     radius = _radius(nucleotide_ptr, rows, a)
-    gx = tl.zeros([ROWS], tl.float32)
-    gy = tl.zeros([ROWS], tl.float32)
-    gz = tl.zeros([ROWS], tl.float32)
+    gx = tl.zeros([ROWS, COLS], tl.float32)
+    gy = tl.zeros([ROWS, COLS], tl.float32)
+    gz = tl.zeros([ROWS, COLS], tl.float32)
     for start in range(0, a, COLS):
         cols = start + tl.arange(0, COLS)
         xj, yj, zj = _point(x_ptr, cols, a)
         tj, uj, vj = _point(t_ptr, cols, a)
-        d, dx, dy, dz = _distance(xi, yi, zi, xj, yj, zj)
-        d_true, _, _, _ = _distance(ti, ui, vi, tj, uj, vj)
+        d, inverse_d, dx, dy, dz = _distance(xi, yi, zi, xj, yj, zj)
+        d_true, _, _, _, _ = _distance(ti, ui, vi, tj, uj, vj)
         counted = _counted(mask_ptr, rows, cols, a)
         orders = tl.where(counted & (d_true < radius[:, None]), 1.0, 0.0)
         orders += tl.where(counted & (d_true < _radius(nucleotide_ptr, cols, a)[None, :]), 1.0, 0.0)
-        e = tl.exp(tl.minimum(tl.abs(d_true - d), 60.0))
-        slope = _slope(e, 0.6065306597126334) + _slope(e, 0.36787944117144233)
-        slope += _slope(e, 0.1353352832366127) + _slope(e, 0.01831563888873418)
+        a0, a1, a2, a3, inverse = _sigmoids(d, d_true)
+        slope = _slope(a1 * a2 * a3 * inverse) + _slope(a0 * a2 * a3 * inverse)
+        slope += _slope(a0 * a1 * a3 * inverse) + _slope(a0 * a1 * a2 * inverse)
         sign = tl.where(d > d_true, 1.0, tl.where(d < d_true, -1.0, 0.0))
-        g = orders * 0.25 * slope * sign / d
-        gx += tl.sum(g * dx, 1)
-        gy += tl.sum(g * dy, 1)
-        gz += tl.sum(g * dz, 1)
+        g = orders * 0.25 * slope * sign * inverse_d
+        gx += g * dx
+        gy += g * dy
+        gz += g * dz
     factor = tl.load(factor_ptr + sample)
-    tl.store(dx_ptr + rows * 3, gx * factor, mask=rows < a)
-    tl.store(dx_ptr + rows * 3 + 1, gy * factor, mask=rows < a)
-    tl.store(dx_ptr + rows * 3 + 2, gz * factor, mask=rows < a)
+    tl.store(dx_ptr + rows * 3, tl.sum(gx, 1) * factor, mask=rows < a)
+    tl.store(dx_ptr + rows * 3 + 1, tl.sum(gy, 1) * factor, mask=rows < a)
+    tl.store(dx_ptr + rows * 3 + 2, tl.sum(gz, 1) * factor, mask=rows < a)
 
 
 @torch.library.custom_op("foldwright::smooth_lddt", mutates_args=())
@@ -126,7 +135,7 @@ def _smooth_lddt(x: Tensor, x_true: Tensor, mask: Tensor, is_nucleotide: Tensor)
     score, count = (x.new_empty(batch, samples, tiles) for _ in range(2))
     _smooth_lddt_forward[(tiles, batch * samples)](
         x.contiguous(), x_true.contiguous(), mask.contiguous(), is_nucleotide.contiguous(), score, count,
-        a, samples, tiles, ROWS=_ROWS, COLS=_COLS,
+        a, samples, tiles, ROWS=_ROWS, COLS=_COLS, num_warps=8,
     )  # fmt: skip
     pairs = count.sum(-1).clamp(min=1.0)
     return 1.0 - score.sum(-1) / pairs, pairs
@@ -146,7 +155,7 @@ def _smooth_lddt_backward(
     dx = torch.empty_like(x)
     _smooth_lddt_gradient[(triton.cdiv(a, _ROWS), batch * samples)](
         x, x_true.contiguous(), mask.contiguous(), is_nucleotide.contiguous(), factor.contiguous(), dx,
-        a, samples, ROWS=_ROWS, COLS=_COLS,
+        a, samples, ROWS=_ROWS, COLS=_COLS, num_warps=8,
     )  # fmt: skip
     return dx
 

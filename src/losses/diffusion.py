@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from foldwright.batch import Batch
 from foldwright.kernels import Ops
@@ -67,24 +66,9 @@ def bond_loss(x: Tensor, x_true: Tensor, batch: Batch) -> Tensor:
     return error.sum(-1) / counted.sum(-1).clamp(min=1.0)
 
 
-def smooth_lddt_loss(x: Tensor, x_true: Tensor, batch: Batch, ops: Ops, chunk: int) -> Tensor:
-    """Algorithm 27, [B, D]: `chunk` samples at a time, each recomputed in the backward pass.
-
-    So that A x A tensors of a single chunk exist at a time; the gradient is that of the unchunked loss.
-    """
+def smooth_lddt_loss(x: Tensor, x_true: Tensor, batch: Batch, ops: Ops) -> Tensor:
+    """Algorithm 27, [B, D]."""
     kind = atom_molecule_type(batch)
     nucleotide = (kind == MoleculeType.RNA) | (kind == MoleculeType.DNA)
     counted = supervised_atoms(batch)
-    parts = [
-        checkpoint(
-            ops.smooth_lddt,
-            x[:, start : start + chunk],
-            x_true[:, start : start + chunk],
-            counted,
-            nucleotide,
-            use_reentrant=False,
-            preserve_rng_state=False,
-        )
-        for start in range(0, x.shape[1], chunk)
-    ]
-    return torch.cat(parts, 1) * counted.any(1, keepdim=True)
+    return ops.smooth_lddt(x, x_true, counted, nucleotide) * counted.any(1, keepdim=True)

@@ -29,7 +29,7 @@ from foldwright.losses.noise_levels import sums_by_noise_level
 
 @dataclass
 class LossConfig:
-    """Weights of AF3's initial training (spec 4.3, 7.1); `smooth_lddt_chunk` samples are held at a time."""
+    """Weights of AF3's initial training (spec 4.3, 7.1)."""
 
     diffusion: float = 4.0
     smooth_lddt: float = 1.0  # inside the diffusion loss
@@ -37,7 +37,6 @@ class LossConfig:
     distogram: float = 0.03
     confidence: float = 1e-4  # of pLDDT, PDE, resolved and, times `pae`, the aligned error
     pae: float = 0.0  # α_pae: 1 in the confidence stage
-    smooth_lddt_chunk: int = 4
     external: dict[str, float] = field(default_factory=dict)  # weights of other packages' terms, by name
 
     def check(self) -> None:
@@ -75,9 +74,7 @@ def structure_loss(
         terms["bond"] = bond_loss(x_denoised, noised.x_true, batch)
         diffusion = diffusion + config.bond * w * terms["bond"]
     if config.smooth_lddt:
-        terms["smooth_lddt"] = smooth_lddt_loss(
-            x_denoised, noised.x_true, batch, ops, config.smooth_lddt_chunk
-        )
+        terms["smooth_lddt"] = smooth_lddt_loss(x_denoised, noised.x_true, batch, ops)
         diffusion = diffusion + config.smooth_lddt * terms["smooth_lddt"]
     terms["distogram"] = distogram_loss(distogram_logits, batch)
     scalars = {name: term.mean() for name, term in terms.items()}

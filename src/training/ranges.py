@@ -26,7 +26,7 @@ RULES: tuple[Rule, ...] = (
             "data.max_attempts", "affinity.batch", "affinity.groups.size", "affinity.pose.samples",
             "affinity.pose.cycles", "affinity.pose.msa_rows", "affinity.pose.max_tokens",
             "model.widths.*", "model.*heads", "model.*expansion", "model.*.c_*",
-            "profile.first", "profile.rows", "losses.smooth_lddt_chunk",
+            "profile.first", "profile.rows",
         ),
     ),
     (

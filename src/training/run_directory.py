@@ -39,6 +39,7 @@ FREE_SETTINGS = (
     "run_name",
     "pipeline",
     "affinity.cache",  # a pocket is known by what made it, wherever it lies
+    "losses.smooth_lddt_chunk",  # of runs begun before 2026-11-22
 )
 LOCK_FILE = "lock"
 _STORE_PLACE = re.compile(r"data\.(datasets\.[^.]+\.)?root")

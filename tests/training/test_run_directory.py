@@ -6,6 +6,7 @@ import signal
 import time
 
 import pytest
+import yaml
 from forked import Forked
 
 from foldwright.training.config import ConfigError, compose_config, to_plain
@@ -54,6 +55,14 @@ def test_a_store_that_was_moved_serves_on(tmp_path):
     claim(tmp_path, compose_config(moved), is_writer=True)
     with pytest.raises(ConfigError, match=r"data\.datasets\.more\.weight: 1.0 there, 2.0 now"):
         claim(tmp_path, compose_config([*moved, "+data.datasets.more.weight=2"]), is_writer=True)
+
+
+def test_a_run_begun_with_a_setting_that_is_gone_resumes(tmp_path):
+    claim(tmp_path, compose_config([]), is_writer=True)
+    stored = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    stored["losses"]["smooth_lddt_chunk"] = 4
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(stored))
+    claim(tmp_path, compose_config([]), is_writer=True)
 
 
 def test_a_second_process_is_refused_and_the_same_one_comes_back(tmp_path):
