@@ -27,6 +27,13 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     return (x * weight).sum(-2, keepdim=True) / weight.sum(-2, keepdim=True).clamp(min=1.0)
 
 
+def distances(a: Tensor, b: Tensor) -> Tensor:
+    """|a_i - b_j| by direct difference: [..., n, 3], [..., m, 3] -> [..., n, m]. Without a use for gradients,
+    which are infinite at zero.
+    """
+    return (a[..., :, None, :] - b[..., None, :, :]).square().sum(-1).sqrt()
+
+
 def pairwise_distances(x: Tensor, rows: slice = slice(None), eps: float = 1e-10) -> Tensor:
     """|x_i - x_j| by direct difference [..., n, N] of n rows i, of all by default; eps under the root keeps
     the gradient finite at zero.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from foldwright.batch import Batch
-from foldwright.geometry import pairwise_distances, to_frames
+from foldwright.geometry import distances, pairwise_distances, to_frames
 from foldwright.vocabulary import MoleculeType
 
 N_PLDDT_BINS = 50
@@ -80,8 +80,7 @@ def atom_lddt(x: Tensor, x_true: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     counted = batch.token_mask & ~batch.is_atomised & is_polymer & _take(batch.atom_resolved, centre)
     is_protein = batch.molecule_type == MoleculeType.PROTEIN
     radius = torch.where(is_protein, PROTEIN_RADIUS, NUCLEOTIDE_RADIUS)[:, None]
-    d = torch.cdist(x, _points(x, centre), compute_mode="donot_use_mm_for_euclid_dist")
-    d_true = torch.cdist(x_true, _points(x_true, centre), compute_mode="donot_use_mm_for_euclid_dist")
+    d, d_true = (distances(y, _points(y, centre)) for y in (x, x_true))
     atom = torch.arange(x.shape[1], device=x.device)
     near = counted[:, None] & (d_true < radius) & (atom[:, None] != centre[:, None])
     error = (d - d_true).abs()
