@@ -4,8 +4,9 @@
 `scripts/benchmark_kernels.py --tune FILE` measures them on a GPU and writes the table (see tuning.py);
 nothing in it is set by hand. Keys are "op/kernel/width", the width being the channels' next power of two for
 16-bit activations; a width that is missing takes the next larger one. An architecture that is missing takes
-"default". `maxnreg` limits a thread's registers, on NVIDIA's GPUs alone. float32 halves the tiles, and
-interpreted kernels, whose cost is per tile operation, all take one small size.
+"default". `maxnreg` limits a thread's registers, on NVIDIA's GPUs alone (0: as many as the
+compiler likes, fewer than at 255). float32 halves the tiles, and interpreted kernels, whose cost is per tile
+operation, all take one small size.
 """
 
 from __future__ import annotations
@@ -67,10 +68,10 @@ def lookup(op: str, kernel: str, width: int) -> str:
 
 def tile(op: str, kernel: str, width: int, dtype: torch.dtype) -> Tile:
     """Constexpr sizes and launch options for a kernel at a channel width (a power of two)."""
-    chosen = table()[lookup(op, kernel, width)]
+    chosen = {n: v for n, v in table()[lookup(op, kernel, width)].items() if n != "maxnreg" or v}
     if interpreting():
         return {n: v if n in COUNTS else _INTERPRETED for n, v in chosen.items() if n not in OPTIONS}
     if dtype == torch.float32:
         kept = (*OPTIONS, *COUNTS)
         return {n: v if n in kept else max(16, v // 2) for n, v in chosen.items()} | {"num_stages": 1}
-    return dict(chosen)
+    return chosen

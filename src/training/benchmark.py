@@ -34,6 +34,7 @@ from foldwright.data.synthetic import synthetic_example
 from foldwright.flops import StepSizes, step_flops
 from foldwright.kernels import Ops, select
 from foldwright.kernels.casts import WeightCopies
+from foldwright.kernels.gpu_time import KernelTime, kernel_times
 from foldwright.kernels.registry import choices
 from foldwright.layers.stack import set_recomputation
 from foldwright.model import AlphaFold3
@@ -50,15 +51,6 @@ from foldwright.training.step import Apart, step_losses
 
 SHOWN_KERNELS = 20
 TIMED_MODULES = ("trunk.embedder", "trunk.template", "trunk.msa", "trunk.pairformer", "diffusion")
-
-
-@dataclass(frozen=True)
-class KernelTime:
-    """All launches of one kernel in a step."""
-
-    name: str
-    calls: int
-    seconds: float
 
 
 @dataclass
@@ -207,20 +199,7 @@ class StepBenchmark:
         if not on_gpu:
             return seconds, None, []
         peak = torch.cuda.max_memory_reserved() / 2**30  # graphs' pool included
-        return seconds, peak, self._profile(execution)
-
-    def _profile(self, execution: Execution) -> list[KernelTime]:
-        """What the GPU worked on in one step, the costliest kernel first."""
-        activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
-        with torch.profiler.profile(activities=activities, acc_events=True) as profiler:
-            self.step(Clock(self.device), execution)
-            torch.cuda.synchronize()
-        launches = defaultdict(list)
-        for event in profiler.events():
-            if event.device_type == torch.autograd.DeviceType.CUDA:
-                launches[event.name].append(event.device_time_total / 1e6)
-        kernels = [KernelTime(name, len(each), sum(each)) for name, each in launches.items()]
-        return sorted(kernels, key=lambda kernel: -kernel.seconds)
+        return seconds, peak, kernel_times(lambda: self.step(Clock(self.device), execution))
 
     def _report(
         self,
