@@ -35,9 +35,9 @@ from foldwright.training.figures import model_flops, step_sizes
 from foldwright.training.gpus import GPUS, Gpu
 from foldwright.training.kept import kept_bytes
 
-PRODUCTS = 0.3064  # share of a GPU's peak that the products of all ops reach together
-TRAVERSALS = 78.79  # of a block's activations, in bytes moved over their bytes
-SAMPLER_STEP = 2.254e-3  # seconds of one step of the mini-rollout
+PRODUCTS = 0.3265  # share of a GPU's peak that the products of all ops reach together
+TRAVERSALS = 80.64  # of a block's activations, in bytes moved over their bytes
+SAMPLER_STEP = 1.827e-3  # seconds of one step of the mini-rollout
 BLOCK = 27.6  # pair tensors, of the block that the backward pass is in
 RUNTIME = 2.41  # GiB: unused parts of the allocator's segments, the rollout's conditioning; not the context
 STATE = 5 * 4  # bytes a parameter

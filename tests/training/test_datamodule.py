@@ -2,6 +2,7 @@
 """What the loader is asked for, and that a failing worker ends a run instead of hanging it."""
 
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -80,6 +81,9 @@ def test_batches_of_workers_are_taken_over_in_a_thread_that_ends_with_them(worke
     assert list(batches) == [1, 2, 3, 4]
     assert loader.take_wait() > 0
     del batches
+    deadline = time.monotonic() + 10  # a worker's threads end in their own time
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert threading.active_count() == before
 
 
