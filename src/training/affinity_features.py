@@ -60,7 +60,7 @@ def make_pockets(config: TrainConfig, console: Console) -> int:
     parent = locate(Path(config.init_from.path), "init_from.path")
     store = open_dataset(config.data, config.seed).store
     names = [name for name in open_table(store.path, config.affinity.table)["complex"].to_pylist() if name]
-    cache = open_cache(config, digest(parent))
+    cache = open_cache(config, digest(parent), store)
     missing = cache.missing(dict.fromkeys(names))
     n_tokens, n_made = config.affinity.pose.pocket.tokens, len(dict.fromkeys(names)) - len(missing)
     each = pocket_bytes(n_tokens, config.model.widths.pair)

@@ -52,6 +52,7 @@ from foldwright.training.datamodule import StoreData, open_dataset
 from foldwright.training.objective import Objective
 from foldwright.training.parallel import Sharding, reshard
 from foldwright.training.pockets import make_pocket, pad_pockets
+from foldwright.training.run_directory import table_digests
 from foldwright.training.step import Apart
 
 SCORED = ("model", "weight", "neighbour")
@@ -85,7 +86,7 @@ def affinity_objective(config: TrainConfig, curriculum: Curriculum, ops: Ops, ru
     def begin(digest: str) -> None:
         if recompute:
             return
-        source.cache = dataset.cache = open_cache(config, digest)
+        source.cache = dataset.cache = open_cache(config, digest, store)
         names = split.table.take(np.concatenate([split.training, split.held_out]))["complex"].to_pylist()
         if missing := source.cache.missing(dict.fromkeys(names)):
             raise ValueError(
@@ -103,18 +104,23 @@ def affinity_objective(config: TrainConfig, curriculum: Curriculum, ops: Ops, ru
         validation=_describe(split, config.validation.every_steps),
         begin=begin,
         closing=lambda checkpointer: [],
-        tables={"affinity.table": table_path(store.path, settings.table)}
-        | {f"data.root: {table}": store.path / table for table in (MANIFEST, ITEMS)},
+        tables={"affinity.table": table_path(store.path, settings.table)} | _store_tables(store),
     )
 
 
-def open_cache(config: TrainConfig, digest: str) -> PocketCache:
-    """The cache's part of one checkpoint (its digest) and all settings that a pocket depends on: poses, which
-    of the weights predict them, templates, sizes and precision of what is frozen.
+def _store_tables(store: Store) -> dict[str, Path]:
+    return {f"data.root: {table}": store.path / table for table in (MANIFEST, ITEMS)}
+
+
+def open_cache(config: TrainConfig, digest: str, store: Store) -> PocketCache:
+    """The cache's part of one checkpoint (its digest), one preparation of the store and all settings that a
+    pocket depends on: poses, which of the weights predict them, templates, sizes and precision of what is
+    frozen.
     """
     model = {name: part for name, part in asdict(config.model).items() if name != "affinity"}
     settings = [
-        asdict(config.affinity.pose), config.init_from.weights.value, config.data.n_templates, model
+        asdict(config.affinity.pose), config.init_from.weights.value, config.data.n_templates, model,
+        table_digests(_store_tables(store)),
     ]  # fmt: skip
     text = json.dumps(settings, sort_keys=True, default=lambda choice: choice.value)
     return PocketCache(

@@ -117,11 +117,16 @@ def require_same(run_dir: Path, config: TrainConfig) -> None:
         _refuse_other(run_dir, deciding(before), deciding(to_plain(config)))
 
 
-def claim_data(run_dir: Path, tables: Mapping[str, Path], is_writer: bool) -> None:
-    """Keep the digests of the named tables, by which examples are drawn; ConfigError if they were others."""
-    now = {
+def table_digests(tables: Mapping[str, Path]) -> dict[str, str]:
+    """SHA-256 of those of the named tables that are there."""
+    return {
         name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in tables.items() if path.is_file()
     }
+
+
+def claim_data(run_dir: Path, tables: Mapping[str, Path], is_writer: bool) -> None:
+    """Keep the digests of the named tables, by which examples are drawn; ConfigError if they were others."""
+    now = table_digests(tables)
     path = run_dir / DATA_FILE
     before = json.loads(path.read_text()) if path.exists() else {}
     if changed := [name for name in now if before.get(name, now[name]) != now[name]]:

@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a pocket in the cache stands for, and what cannot be computed in each step."""
 
+import shutil
+
+import pyarrow.parquet as pq
 import pytest
 
+from foldwright.data.sample import affinity_store_path
+from foldwright.data.store import ITEMS, Store
 from foldwright.training.affinity_objective import open_cache
 from foldwright.training.cli import train
 from foldwright.training.config import ConfigError, compose_config
@@ -21,10 +26,21 @@ STAGE = ("stage=affinity", "data=affinity_sample", "init_from.path=parent", "tra
 )
 def test_a_pocket_is_not_taken_for_one_of_other_settings(other):
     def scope(*extra):
-        return open_cache(compose_config([*STAGE, "model.trunk_dtype=bfloat16", *extra]), "parent").scope
+        config = compose_config([*STAGE, "model.trunk_dtype=bfloat16", *extra])
+        return open_cache(config, "parent", Store(affinity_store_path())).scope
 
     assert scope(other) != scope()
     assert scope("model.affinity.blocks=[1]", "schedule.lr=1e-3", "affinity.batch=3") == scope()
+
+
+def test_a_pocket_is_not_taken_for_one_of_a_store_made_anew(tmp_path):
+    place = shutil.copytree(affinity_store_path(), tmp_path / "store")
+    config = compose_config([*STAGE])
+    before = open_cache(config, "parent", Store(place)).scope
+    assert before == open_cache(config, "parent", Store(affinity_store_path())).scope
+    items = pq.read_table(place / ITEMS)
+    pq.write_table(items.slice(1), place / ITEMS)
+    assert open_cache(config, "parent", Store(place)).scope != before
 
 
 @pytest.mark.parametrize("sharding", ["fsdp", "hsdp"])

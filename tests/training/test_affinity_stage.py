@@ -112,11 +112,11 @@ def test_a_pocket_recomputed_is_the_pocket_cached(runs, settings, confidence):
     config = compose_config(runs.overrides("again", *settings))
     parent = sorted((confidence / "checkpoints").glob("step-*"))[-1]
     name = "trypsin:FBA/LIG"
-    cached = open_cache(config, digest(parent)).read(name)
+    store = Store(affinity_store_path())
+    cached = open_cache(config, digest(parent), store).read(name)
     trunk = replace(config.model, affinity=replace(config.model.affinity, enabled=False))
     ops = select(KernelConfig(), "cpu")
     network = load_network(parent, config.init_from.weights, trunk, ops)
-    store = Store(affinity_store_path())
     made = make_pocket(network, store, name, config.affinity.pose, 0, torch.device("cpu"))
     for field, value in vars(made).items():
         assert np.array_equal(value, getattr(cached, field)), field
