@@ -106,14 +106,17 @@ def _runs_here(case: Case, key: str, candidate: tiles.Tile) -> bool | None:
         torch.cuda.synchronize()
     except RuntimeError:
         return None
-    own, tiles.table()[key] = tiles.table()[key], candidate
+    table = tiles.table()
+    before = dict(table)
+    table[key] = candidate
     try:
         _run(case, key)()
         torch.cuda.synchronize()
     except (TritonError, RuntimeError):
         return False
     finally:
-        tiles.table()[key] = own
+        table.clear()
+        table.update(before)
     return True
 
 

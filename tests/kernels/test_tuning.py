@@ -48,3 +48,18 @@ def test_no_limit_of_registers_is_none(monkeypatch):
     for limit, passed in ((0, None), (168, 168)):
         monkeypatch.setattr(tiles, "table", lambda limit=limit: {"op/kernel/64": ENTRY | {"maxnreg": limit}})
         assert tiles.tile("op", "kernel", 64, torch.bfloat16).get("maxnreg") == passed
+
+
+def test_a_process_tries_one_tile_at_a_time(monkeypatch):
+    table, seen = {"op/other/64": {}}, []
+    monkeypatch.setattr(tiles, "table", lambda: table)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(tuning, "_run", lambda case, key: lambda: seen.append(dict(table)))
+    assert tuning._runs_here(("op", "op"), "op/kernel/64", ENTRY)
+    assert seen == [{"op/other/64": {}, "op/kernel/64": ENTRY}]
+    assert table == {"op/other/64": {}}
+    broken = iter([RuntimeError("illegal access")])
+    monkeypatch.setattr(tuning, "_run", lambda case, key: lambda: (_ for _ in ()).throw(next(broken)))
+    assert tuning._runs_here(("op", "op"), "op/kernel/64", ENTRY) is False
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: (_ for _ in ()).throw(RuntimeError("still")))
+    assert tuning._runs_here(("op", "op"), "op/kernel/64", ENTRY) is None
