@@ -6,6 +6,7 @@ import pytest
 from foldwright.data.crop import CropMixture
 from foldwright.data.dataset import named_datasets
 from foldwright.data.datasets import DatasetConfig, Limits, Scope, Supervision
+from foldwright.layers.stack import COSTLY, Recompute
 from foldwright.training.config import (
     ConfigError,
     TrainConfig,
@@ -57,6 +58,16 @@ def test_defaults_are_the_dataclasses():
     assert config.curriculum == {"initial": PhaseConfig()}
     assert config.trainer.sharding is Sharding.fsdp
     assert config.data.root == "/x"
+
+
+def test_presets_of_recomputation_are_opposites_among_the_costly_ops():
+    kept = []
+    for preset in ("triangles", "projections"):
+        trainer = compose_config([f"keep={preset}"]).trainer
+        assert trainer.recompute is Recompute.selective
+        kept.append(set(COSTLY) - set(trainer.recompute_ops))
+    assert kept[0] == {"foldwright::triangle_multiplication", "foldwright::shared_bias_attention"}
+    assert kept[1] == set(COSTLY) - kept[0]
 
 
 def test_phases_are_added_and_changed_from_the_command_line():
