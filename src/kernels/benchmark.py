@@ -24,7 +24,7 @@ from rich.table import Table
 from torch import Tensor
 
 from foldwright.kernels.cases import CASES, Case, Sizes
-from foldwright.kernels.gpu_time import kernel_times
+from foldwright.kernels.gpu_time import gpu_milliseconds
 from foldwright.kernels.peers import missing, peers
 from foldwright.kernels.registry import implementations
 from foldwright.kernels.testing import relative_error, run
@@ -33,7 +33,6 @@ TUNED_SIZE = 384  # number of tokens at which tiles are tuned
 PAIR = 128  # AF3's pair channels
 SIZES = (384, 768)
 _CHECKED_SIZE = 96  # number of tokens at which errors are measured
-_CALLS = 10  # whose kernels are timed
 
 
 def _time(function: Callable[[], Any]) -> float:
@@ -59,21 +58,13 @@ class Timing(NamedTuple):
     both_kernels: float | None
 
 
-def _kernels(function: Callable[[], Any]) -> float:
-    return (
-        1e3
-        * sum(kernel.seconds for kernel in kernel_times(lambda: [function() for _ in range(_CALLS)]))
-        / _CALLS
-    )
-
-
 def measure(function: Callable[..., Tensor], inputs: list[Any]) -> Timing:
     """Time an op."""
     leaves = [x.detach().requires_grad_() if _is_float(x) else x for x in inputs]
     wanted = [x for x in leaves if _is_float(x)]
     with torch.no_grad():
         forward = _time(lambda: function(*leaves))
-        forward_kernels = _kernels(lambda: function(*leaves))
+        forward_kernels = gpu_milliseconds(lambda: function(*leaves))
     out = function(*leaves)
     if not out.requires_grad:
         return Timing(forward, None, forward_kernels, None)
@@ -82,7 +73,7 @@ def measure(function: Callable[..., Tensor], inputs: list[Any]) -> Timing:
     def both() -> None:
         torch.autograd.grad(function(*leaves), wanted, incoming)
 
-    return Timing(forward, _time(both), forward_kernels, _kernels(both))
+    return Timing(forward, _time(both), forward_kernels, gpu_milliseconds(both))
 
 
 def errors(function: Callable[..., Tensor], reference: Callable[..., Tensor], inputs: list[Any]) -> float:

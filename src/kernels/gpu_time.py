@@ -38,3 +38,9 @@ def kernel_times(function: Callable[[], Any]) -> list[KernelTime]:
             launches[event.name()].append(event.duration_ns() / 1e9)
     kernels = [KernelTime(name, len(each), sum(each)) for name, each in launches.items()]
     return sorted(kernels, key=lambda kernel: -kernel.seconds)
+
+
+def gpu_milliseconds(function: Callable[[], Any], calls: int = 10) -> float:
+    """What the GPU works on one call: the sum over its kernels, averaged over a number of calls."""
+    kernels = kernel_times(lambda: [function() for _ in range(calls)])
+    return 1e3 * sum(kernel.seconds for kernel in kernels) / calls

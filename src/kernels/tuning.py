@@ -27,7 +27,7 @@ from triton.errors import TritonError
 from foldwright.kernels import tiles
 from foldwright.kernels.benchmark import PAIR, TUNED_SIZE, inputs_of
 from foldwright.kernels.cases import case_of
-from foldwright.kernels.gpu_time import kernel_times
+from foldwright.kernels.gpu_time import gpu_milliseconds
 from foldwright.kernels.launch import next_power_of_two
 from foldwright.kernels.registry import implementations
 
@@ -50,7 +50,6 @@ _SIZES = {"LEFT": (64, 128), "RIGHT": (64, 128, 256), "NI": (16, 32), "MEMBERS":
 _LAUNCHES = ((4, 1), (4, 2), (8, 1), (8, 2), (4, 3), (8, 3))  # warps, stages
 _NUMBERS = (16, 64)  # of a tile of two sizes a thread holds: fewer leave it idle, more spill
 _REGISTERS = (0, 168, 128)  # a thread's limit (NVIDIA's), of entries that name it; 0: the compiler's
-_CALLS = 10  # timed at once
 _TOLERANCE = 0.02  # relative, of a candidate's results: bfloat16 leaves some thousandths
 
 
@@ -135,6 +134,7 @@ def _that_run(work: list[tuple[Case, str, tiles.Tile]]) -> list[tuple[Case, str,
 
 
 def _alike(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """On the GPU: `testing.relative_error` takes both to the host, seconds a candidate."""
     return bool((a.float() - b.float()).norm() <= _TOLERANCE * b.float().norm())
 
 
@@ -142,8 +142,7 @@ def _milliseconds(run: Callable[[], Tensors], expected: Tensors) -> float:
     """Time that the GPU works; infinite for a result that is not the expected one."""
     if not all(_alike(a, b) for a, b in zip(run(), expected, strict=True)):
         return math.inf
-    kernels = kernel_times(lambda: [run() for _ in range(_CALLS)])
-    return 1e3 * sum(kernel.seconds for kernel in kernels) / _CALLS
+    return gpu_milliseconds(run)
 
 
 def tune(
