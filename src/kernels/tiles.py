@@ -2,11 +2,11 @@
 """Tile sizes and launch options of every Triton kernel: tiles.json, by GPU architecture.
 
 `scripts/benchmark_kernels.py --tune FILE` measures them on a GPU and writes the table (see tuning.py);
-nothing in it is set by hand. Keys are "op/kernel/width", the width being the channels' next power of two for
-16-bit activations; a width that is missing takes the next larger one. An architecture that is missing takes
-"default". `maxnreg` limits a thread's registers, on NVIDIA's GPUs alone (0: as many as the
-compiler likes, fewer than at 255). float32 halves the tiles, and interpreted kernels, whose cost is per tile
-operation, all take one small size.
+nothing in it is set by hand, but for the registers of sm_90's attention/forward/64 (docs/experiments.md).
+Keys are "op/kernel/width", the width being the channels' next power of two for 16-bit activations; a width
+that is missing takes the next larger one. An architecture that is missing takes "default". `maxnreg` limits
+a thread's registers, on NVIDIA's GPUs alone (0: as many as the compiler likes, fewer than at 255). float32
+halves the tiles, and interpreted kernels, whose cost is per tile operation, all take one small size.
 """
 
 from __future__ import annotations
